@@ -1,14 +1,28 @@
-"""Neural architecture search in JAX."""
+"""Neural architecture search in JAX: spaces, strategies and evaluators as pure functions."""
 
+from jaxnas import datasets as datasets
 from jaxnas import evaluators as evaluators
+from jaxnas import parallel as parallel
+from jaxnas import spaces as spaces
 from jaxnas import strategies as strategies
 from jaxnas import testing as testing
-from jaxnas.search import (
-    Record as Record,
-)
+from jaxnas import training as training
+from jaxnas.search import Record as Record
 from jaxnas.search import SearchState as SearchState
 from jaxnas.search import best as best
 from jaxnas.search import incumbent_curve as incumbent_curve
 from jaxnas.search import init as init
 from jaxnas.search import search as search
 from jaxnas.search import step as step
+from jaxnas.space import Decision as Decision
+from jaxnas.space import SearchSpace as SearchSpace
+from jaxnas.training import Data as Data
+from jaxnas.training import Plan as Plan
+from jaxnas.training import Recipe as Recipe
+from jaxnas.types import Evaluation as Evaluation
+from jaxnas.types import Evaluator as Evaluator
+from jaxnas.types import OneShot as OneShot
+from jaxnas.types import Proposal as Proposal
+from jaxnas.types import Strategy as Strategy
+
+__version__ = "0.1.0"
