@@ -10,6 +10,9 @@ It is meant for initial weights, dropout and shuffling, not for cryptography; se
 `jax.random`.
 """
 
+import zlib
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -29,6 +32,16 @@ def seed_from_key(key: Array) -> Array:
     """The seed u32[2] of a typed PRNG key of any implementation."""
     words = jax.random.key_data(key).astype(jnp.uint32)
     return jnp.stack([_mix(words[0] ^ jnp.uint32(_TAG)) ^ words[-1], words[-1] ^ words[0] << 16])
+
+
+def module_seed(module: Any, stream: str) -> Array:
+    """The seed u32[2] of a Flax module's PRNG stream, as `make_rng` but without threefry.
+
+    Folding the module's path with threefry costs more than a whole step of a small network.
+    """
+    lazy = module.scope.rngs[stream]
+    path = zlib.crc32(repr(lazy.suffix).encode())
+    return fold(seed_from_key(lazy.rng), path)
 
 
 def fold(seed: Array, tag: int | Array) -> Array:
@@ -69,16 +82,17 @@ def permutation(seed: Array, size: int) -> Array:
     return jax.lax.sort((bits(seed, (size,)), index), num_keys=1)[1]
 
 
-def dropout(seed: Array, rate: float | Array, x: Array) -> Array:
-    """Zeroes elements with probability `rate` and scales the rest by 1 / (1 - rate).
+def dropout(seed: Array, rate: float | Array, x: Array, scale: float | Array) -> Array:
+    """Zeroes elements with probability `rate` and scales the rest.
 
     Args:
       seed: u32[2].
       rate: in [0, 1), may be traced.
       x: f32[...]; its leading axis is the batch.
+      scale: 1 / (1 - rate); an argument, so that all layers share one division.
 
     Returns:
       Same shape and dtype as `x`.
     """
     keep = uniform(seed, x.shape) >= rate
-    return jnp.where(keep, x / (1.0 - jnp.asarray(rate, x.dtype)), jnp.zeros((), x.dtype))
+    return jnp.where(keep, x * scale, jnp.zeros((), x.dtype))

@@ -1,6 +1,6 @@
 """Multilayer perceptrons: the stand-alone network, and the supernet that holds many of them."""
 
-from types import MappingProxyType
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,21 +10,13 @@ from flax import linen as nn
 from jax import Array
 
 from jaxnas.nn import counter
-from jaxnas.nn.route import route
+from jaxnas.nn.activations import ACTIVATIONS, activate
 from jaxnas.space import Bucket
 
-ACTIVATIONS = MappingProxyType(
-    {
-        "relu": jax.nn.relu,
-        "leaky_relu": jax.nn.leaky_relu,
-        "tanh": jnp.tanh,
-        "sigmoid": jax.nn.sigmoid,
-        "elu": jax.nn.elu,
-        "gelu": jax.nn.gelu,
-        "silu": jax.nn.silu,
-        "identity": lambda x: x,
-    }
-)
+
+def _affine(h: Array, group: Array) -> Array:
+    """H f32[n, rows] through weights and bias in one array f32[rows + 1, columns]."""
+    return jnp.concatenate([h, jnp.ones((h.shape[0], 1), h.dtype)], axis=1) @ group
 
 
 def _fan_in_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -54,10 +46,10 @@ class MLP(nn.Module):
         h = x.reshape(x.shape[0], -1)
         for layer, width in enumerate(self.widths):
             h = nn.Dense(width, kernel_init=_fan_in_uniform, name=f"hidden_{layer}")(h)
-            h = ACTIVATIONS[self.activation](h)
+            h = ACTIVATIONS[self.activation].fn(h)
             if train and self.dropout > 0.0:
-                seed = counter.seed_from_key(self.make_rng("dropout"))
-                h = counter.dropout(counter.fold(seed, layer), self.dropout, h)
+                seed = counter.fold(counter.module_seed(self, "dropout"), layer)
+                h = counter.dropout(seed, self.dropout, h, 1.0 / (1.0 - self.dropout))
         return nn.Dense(self.num_outputs, kernel_init=_fan_in_uniform, name="output")(h)
 
 
@@ -110,7 +102,14 @@ class MLPSupernet(nn.Module):
         """Which parameter groups `choice` i32[D] uses; groups not named are always used."""
         shallowest, deepest = self._depth_range()
         depth = self._chosen("depth", self.depths, choice)
-        return {f"hidden_{layer}": depth > layer for layer in range(shallowest, deepest)}
+        layers = range(shallowest, deepest)
+        return {f"hidden_{layer}": jnp.asarray(depth > layer) for layer in layers}
+
+    def weights(self, params: dict[str, Array]) -> dict[str, Array]:
+        """Which parameters are weights rather than biases: bool of broadcastable shape."""
+        return {
+            name: jnp.arange(len(group))[:, None] < len(group) - 1 for name, group in params.items()
+        }
 
     def charged(self, arch: np.ndarray) -> np.ndarray:
         """The architecture whose exact network costs what `arch` costs here: widths are padded."""
@@ -128,19 +127,15 @@ class MLPSupernet(nn.Module):
         shallowest, deepest = self._depth_range()
         depth = self._chosen("depth", self.depths, choice)
         # One key for all groups (each folds its own tag), for every draw costs compile time.
-        init_seed = (
-            counter.seed_from_key(self.make_rng("params")) if self.is_initializing() else None
-        )
-        drop_seed = counter.seed_from_key(self.make_rng("dropout")) if train else None
+        init_seed = counter.module_seed(self, "params") if self.is_initializing() else None
+        hidden_fn = self._hidden_fn(choice, train)
         fan_in: Any = features
         for layer in range(deepest):
             rows = features if layer == 0 else capacity
             width = self._chosen(self._width_name(layer), self.widths, choice)
             group = self._dense(init_seed, f"hidden_{layer}", layer, (rows, capacity), fan_in)
 
-            def hidden(h, group, width=width, layer=layer):
-                return self._hidden(h, group, choice, width, layer, drop_seed)
-
+            hidden = partial(hidden_fn, layer, width)
             if layer < shallowest:
                 h = hidden(h, group)
                 fan_in = width
@@ -148,43 +143,49 @@ class MLPSupernet(nn.Module):
                 h = jax.lax.cond(depth > layer, hidden, lambda h, group: h, h, group)
                 fan_in = jnp.where(depth > layer, width, fan_in)
         group = self._dense(init_seed, "output", -1, (capacity, self.num_outputs), fan_in)
-        return h @ group["kernel"] + group["bias"]
+        return _affine(h, group)
 
-    def _dense(self, init_seed, name: str, tag: int, shape: tuple[int, int], fan_in) -> dict:
-        """Kernel and bias U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)), from the position's counter."""
+    def _dense(self, init_seed, name: str, tag: int, shape: tuple[int, int], fan_in) -> Array:
+        """Kernel rows and a bias row, U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): f32[rows + 1, n].
+
+        One array per layer halves the kernels that have to be compiled for its update.
+        """
 
         def init(_):
             seed = counter.fold(init_seed, tag + 2)
+            kernel = counter.uniform(seed, shape)
+            bias = counter.uniform(counter.fold(seed, 0), (1, shape[1]))
             bound = jax.lax.rsqrt(jnp.asarray(fan_in, jnp.float32))
-            kernel = (2.0 * counter.uniform(seed, shape) - 1.0) * bound
-            bias = (2.0 * counter.uniform(counter.fold(seed, 0), shape[1:]) - 1.0) * bound
-            return {"kernel": kernel, "bias": bias}
+            return (2.0 * jnp.concatenate([kernel, bias]) - 1.0) * bound
 
         # Reading directly skips the shape check of `param`, which would trace the draw again.
         return (
             self.param(name, init) if init_seed is not None else self.get_variable("params", name)
         )
 
-    def _hidden(self, h, group, choice, width, layer, seed):
-        h = h @ group["kernel"] + group["bias"]
-        position = dict(self.positions)["activation"]
-        served = self.bucket[position]
-        if len(served) == 1:
-            h = ACTIVATIONS[self.activations[served[0]]](h)
-        else:
-            h = route([ACTIVATIONS[name] for name in self.activations], choice[position], h)
-        if seed is not None and any(rate > 0.0 for rate in self.dropouts):
+    def _hidden_fn(self, choice: Array, train: bool):
+        """`(layer, width, h, group) -> h`, with what all layers share computed once."""
+        index = choice[dict(self.positions)["activation"]]
+        drops = train and any(rate > 0.0 for rate in self.dropouts)
+        if drops:
+            seed = counter.module_seed(self, "dropout")
             rate = self._chosen("dropout", self.dropouts, choice)
-            h = counter.dropout(counter.fold(seed, layer), rate, h)
-        if not (isinstance(width, int) and width == h.shape[-1]):
-            h = jnp.where(jnp.arange(h.shape[-1]) < width, h, 0.0)
-        return h
+            scale = 1.0 / (1.0 - rate)
 
-    def extract(self, variables: dict, arch: Array) -> dict:
+        def hidden(layer, width, h, group):
+            h = activate(self.activations, index, _affine(h, group))
+            if drops:
+                h = counter.dropout(counter.fold(seed, layer), rate, h, scale)
+            if not (isinstance(width, int) and width == h.shape[-1]):
+                h = jnp.where(jnp.arange(h.shape[-1]) < width, h, 0.0)
+            return h
+
+        return hidden
+
+    def extract(self, variables: dict, arch: np.ndarray) -> dict:
         """The variables of the stand-alone `MLP` of a concrete `arch` i32[D]."""
-        arch = np.asarray(arch)
         positions = dict(self.positions)
-        rows = variables["params"]["hidden_0"]["kernel"].shape[0]
+        rows = variables["params"]["hidden_0"].shape[0] - 1
         params = {}
         for layer in range(self.depths[arch[positions["depth"]]]):
             columns = self.widths[arch[positions[self._width_name(layer)]]]
@@ -196,4 +197,4 @@ class MLPSupernet(nn.Module):
     @staticmethod
     def _cut(variables: dict, name: str, rows: int, columns: int) -> dict:
         group = variables["params"][name]
-        return {"kernel": group["kernel"][:rows, :columns], "bias": group["bias"][:columns]}
+        return {"kernel": group[:rows, :columns], "bias": group[-1, :columns]}

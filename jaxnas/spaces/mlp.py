@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.nn.mlp import ACTIVATIONS, MLP, MLPSupernet
+from jaxnas.nn.activations import ACTIVATIONS
+from jaxnas.nn.mlp import MLP, MLPSupernet
 from jaxnas.space import Decision, SearchSpace
 
 
@@ -37,7 +38,7 @@ def mlp(
       widths: units of a hidden layer, ascending, at least 1.
       per_layer: whether every hidden layer has a width decision of its own; those of layers beyond
         the depth are inactive.
-      activations: names in `jaxnas.nn.mlp.ACTIVATIONS`.
+      activations: names in `jaxnas.nn.activations.ACTIVATIONS`.
       learning_rates: positive numbers.
       optimizers: names in `jaxnas.training.OPTIMIZERS`.
       dropouts: rates in [0, 1).

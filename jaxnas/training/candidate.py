@@ -148,7 +148,7 @@ def _epoch(run: _Run, loop: _Loop) -> _Loop:
     train_curve = loop.train_curve.at[loop.epoch].set(total / run.per_epoch)
     valid_curve = loop.valid_curve
     if recipe.curves:
-        scores = evaluate(_apply_fn(run, params, rest), run.valid, run.trainee.task)
+        (scores,) = evaluate(_apply_fn(run, params, rest), [run.valid], run.trainee.task)
         valid_curve = valid_curve.at[loop.epoch].set(scores[score_name(run.trainee.task)])
     healthy = jnp.isfinite(total)
     return _Loop(loop.epoch + 1, params, rest, moments, train_curve, valid_curve, healthy)
@@ -197,37 +197,47 @@ def _update(run: _Run, rate, gradients, params, moments):
         clip = optax.clip_by_global_norm(recipe.clip_norm)
         gradients, _ = clip.update(gradients, clip.init(params))
 
-    def decayed(tree, params):
-        if isinstance(decay, float) and decay == 0.0:
-            return tree
-        return jax.tree.map(lambda t, p: t + decay * p if p.ndim > 1 else t, tree, params)
+    decays = not isinstance(decay, float) or decay > 0.0
+    weights = _weights(module, params) if decays else dict.fromkeys(params)
 
-    def update_group(gradients, params, moments):
+    def decayed(tree, params, weights):
+        if not decays:
+            return tree
+        return jax.tree.map(lambda t, p, w: t + jnp.where(w, decay * p, 0.0), tree, params, weights)
+
+    def update_group(weights, gradients, params, moments):
         if not recipe.decoupled:
-            gradients = decayed(gradients, params)
+            gradients = decayed(gradients, params, weights)
         updates, moments = run.optimizer.update(which, gradients, moments, params)
         if recipe.decoupled:
-            updates = decayed(updates, params)
+            updates = decayed(updates, params, weights)
         return jax.tree.map(lambda p, u: p - rate * u, params, updates), moments
 
     active = module.active_groups(run.arch) if hasattr(module, "active_groups") else {}
     found = {}
     for name, group in params.items():
-        operands = (gradients[name], group, moments[name])
+        operands = (weights[name], gradients[name], group, moments[name])
         if name in active:
             found[name] = jax.lax.cond(
-                active[name], update_group, lambda g, p, m: (p, m), *operands
+                active[name], update_group, lambda w, g, p, m: (p, m), *operands
             )
         else:
             found[name] = update_group(*operands)
     return {k: v[0] for k, v in found.items()}, {k: v[1] for k, v in found.items()}
 
 
+def _weights(module, params):
+    """Which parameters decay: what the module says, else those of two or more axes."""
+    if hasattr(module, "weights"):
+        return module.weights(params)
+    return jax.tree.map(lambda p: jnp.full((1,) * p.ndim, p.ndim > 1), params)
+
+
 def _outcome(run: _Run, loop: _Loop) -> Outcome:
     task = run.trainee.task
     apply_fn = _apply_fn(run, loop.params, loop.rest)
-    metrics = evaluate(apply_fn, run.valid, task)
-    metrics["train_loss"] = evaluate(apply_fn, run.train, task)["loss"]
+    metrics, on_train = evaluate(apply_fn, [run.valid, run.train], task)
+    metrics["train_loss"] = on_train["loss"]
     sound = loop.healthy & jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["train_loss"])
     metrics = {name: jnp.where(sound, value, jnp.nan) for name, value in metrics.items()}
     metrics["epochs"] = loop.epoch.astype(jnp.float32)

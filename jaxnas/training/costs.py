@@ -1,11 +1,14 @@
-"""What a network costs, read off its jaxpr: parameters, floating-point operations, activations."""
+"""What a network costs, read off its jaxpr, and what that costs in seconds and bytes."""
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxnas.space import SearchSpace
 
 
 class NetworkCost(NamedTuple):
@@ -72,3 +75,44 @@ def network_cost(module: Any, feature_shape: tuple[int, ...]) -> NetworkCost:
     flops, written, products = _walk(jaxpr.jaxpr)
     parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(variables["params"]))
     return NetworkCost(parameters, float(flops), float(written), int(products))
+
+
+@lru_cache(maxsize=4096)
+def _cost(space: SearchSpace, sizes: tuple[int, ...], shape: tuple[int, ...]) -> NetworkCost:
+    return network_cost(space.network(np.asarray(sizes)), shape)
+
+
+def cost_of(space: SearchSpace, arch: np.ndarray, feature_shape: tuple[int, ...]) -> NetworkCost:
+    """Costs of a concrete `arch` i32[D]; decisions that do not reshape are taken as irrelevant."""
+    if all(not d.reshapes for d in space.decisions):
+        return _cost(space, tuple(int(c) for c in arch), feature_shape)
+    sizes = tuple(int(c) if d.reshapes else 0 for c, d in zip(arch, space.decisions, strict=True))
+    return _cost(space, sizes, feature_shape)
+
+
+def training_bytes(cost: NetworkCost, rows: int) -> int:
+    """Predicted peak memory of training one candidate.
+
+    Weights, gradients and two moments, all held twice across an update, and every activation twice.
+    """
+    return int(4 * (8 * cost.parameters + 2 * cost.activations * rows))
+
+
+class CostModel(NamedTuple):
+    """Seconds, per device. Measured on one core of a server CPU; see `benchmarks/population_mlp`.
+
+    Attributes:
+      compile_program: compiling, independent of the network.
+      compile_layer: compiling one more parameter group.
+      step: fixed cost of one training step.
+      layer: fixed cost of one parameter group in one step.
+      flop: one floating-point operation of a matrix product.
+      parameter: reading and writing one parameter, its gradient and its optimiser state.
+    """
+
+    compile_program: float = 0.6
+    compile_layer: float = 0.25
+    step: float = 2e-5
+    layer: float = 8e-6
+    flop: float = 1.2e-11
+    parameter: float = 1.8e-9

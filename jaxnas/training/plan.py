@@ -9,40 +9,19 @@ machine of a kind, and a resumed search repeats the arithmetic of an uninterrupt
 import itertools
 import os
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from jaxnas.space import Bucket, SearchSpace, sample
-from jaxnas.training.costs import NetworkCost, network_cost
+from jaxnas.training.costs import CostModel, cost_of, training_bytes
 from jaxnas.training.data import Data
 from jaxnas.training.recipe import Recipe
 
 Cells = tuple[tuple[int, ...], ...]  # a partition of the choices of a size group
 
 CHUNK = 128  # candidates per call and device: results are small, and a call should not take long
-
-
-class CostModel(NamedTuple):
-    """Seconds, per device. Measured on one core of a server CPU; see `benchmarks/population_mlp`.
-
-    Attributes:
-      compile_program: compiling, independent of the network.
-      compile_layer: compiling one more parameter group.
-      step: fixed cost of one training step.
-      layer: fixed cost of one parameter group in one step.
-      flop: one floating-point operation of a matrix product.
-      parameter: reading and writing one parameter, its gradient and its optimiser state.
-    """
-
-    compile_program: float = 0.6
-    compile_layer: float = 0.25
-    step: float = 2e-5
-    layer: float = 8e-6
-    flop: float = 1.2e-11
-    parameter: float = 1.8e-9
 
 
 @dataclass(frozen=True)
@@ -70,7 +49,7 @@ class Plan:
         if space.supernet is None:
             return tuple((int(c),) for c in arch)
         bucket = list(space.full_bucket)
-        active = np.asarray(_is_active(space, tuple(int(c) for c in arch)))
+        active = space.active_mask(arch)
         for positions, cells in self.cells:
             largest = max((int(arch[p]) for p in positions if active[p]), default=0)
             cell = next(cell for cell in cells if largest in cell)
@@ -79,19 +58,6 @@ class Plan:
             for position in positions:
                 bucket[position] = cell
         return tuple(bucket)
-
-
-@lru_cache(maxsize=65536)
-def _is_active(space: SearchSpace, arch: tuple[int, ...]) -> tuple[bool, ...]:
-    """`is_active` of a concrete architecture, in plain Python."""
-    active: list[bool] = []
-    for decision in space.decisions:
-        on = True
-        if decision.active_if is not None:
-            parent, allowed = decision.active_if
-            on = active[parent] and arch[parent] in allowed
-        active.append(on)
-    return tuple(active)
 
 
 def size_groups(space: SearchSpace) -> tuple[tuple[int, ...], ...]:
@@ -123,19 +89,6 @@ class Workload(NamedTuple):
     steps: float  # training steps of one candidate
     rows: int  # rows per step
     feature_shape: tuple[int, ...]
-
-
-@lru_cache(maxsize=4096)
-def _cost(space: SearchSpace, sizes: tuple[int, ...], shape: tuple[int, ...]) -> NetworkCost:
-    return network_cost(space.network(np.asarray(sizes)), shape)
-
-
-def cost_of(space: SearchSpace, arch: np.ndarray, feature_shape: tuple[int, ...]) -> NetworkCost:
-    """Costs of a concrete `arch` i32[D]; decisions that do not reshape are taken as irrelevant."""
-    if all(not d.reshapes for d in space.decisions):
-        return _cost(space, tuple(int(c) for c in arch), feature_shape)
-    sizes = tuple(int(c) if d.reshapes else 0 for c, d in zip(arch, space.decisions, strict=True))
-    return _cost(space, sizes, feature_shape)
 
 
 def step_seconds(
@@ -192,7 +145,7 @@ def _workload(space, recipe, data, num_candidates, arch) -> Workload:
     kinds: dict[tuple, list] = {}
     groups = size_groups(space)
     for row in np.asarray(arch):
-        active = _is_active(space, tuple(int(c) for c in row))
+        active = space.active_mask(row)
         kind = tuple(max((int(row[p]) for p in g if active[p]), default=0) for g in groups)
         kinds.setdefault(kind, []).append(row)
     counts = np.asarray([len(rows) for rows in kinds.values()]) * num_candidates / len(arch)
@@ -249,7 +202,7 @@ def choose(
         raise ValueError(f"num_devices = {num_devices}, but there are {available} local devices")
     model = CostModel() if model is None else model
     work = _workload(space, recipe, data, num_candidates, arch)
-    most = max(_bytes(cost_of(space, a, work.feature_shape), work.rows) for a in work.types)
+    most = max(training_bytes(cost_of(space, a, work.feature_shape), work.rows) for a in work.types)
     limit = _memory_limit(num_devices) if memory_limit is None else memory_limit
     fitting = max(1, int(limit // most))
     if group_size is None:
@@ -292,14 +245,6 @@ def _cell_options(space, forced: dict[str, Cells]):
         options = given[:1] or _partitions(num_choices)
         per_group.append([(positions, option) for option in options])
     return itertools.product(*per_group)
-
-
-def _bytes(cost: NetworkCost, rows: int) -> int:
-    """Predicted peak memory of training one candidate.
-
-    Weights, gradients and two moments, all held twice across an update, and every activation twice.
-    """
-    return int(4 * (8 * cost.parameters + 2 * cost.activations * rows))
 
 
 def _memory_limit(num_devices: int) -> int:

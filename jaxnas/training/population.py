@@ -13,7 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxnas.parallel import candidate_mesh
 from jaxnas.space import Bucket, SearchSpace, canonical
 from jaxnas.training import plan as planning
-from jaxnas.training.candidate import Outcome, Trainee, train_candidate
+from jaxnas.training.candidate import Trainee, train_candidate
+from jaxnas.training.costs import CostModel, cost_of
 from jaxnas.training.data import Data, Split
 from jaxnas.training.dealing import deal
 from jaxnas.training.plan import Plan
@@ -62,7 +63,7 @@ def _trainee(space: SearchSpace, bucket: Bucket, task, recipe: Recipe) -> Traine
     names = [d.name for d in space.decisions]
     optimizers = (recipe.optimizer,)
     if "optimizer" in names:
-        optimizers = space.decisions[names.index("optimizer")].choices
+        optimizers = tuple(map(str, space.decisions[names.index("optimizer")].choices))
     return Trainee(module, task, recipe, optimizers, space.hyperparameters)
 
 
@@ -80,10 +81,9 @@ def _train_buckets(
 ):
     """Trains one device's share, bucket after bucket: leading axis G = 1 on every device."""
     arch, budget, key, bounds = (field[0] for field in batch)
-    shapes = [
-        jax.eval_shape(partial(train_candidate, t, train, valid), arch[0], budget[0], key[0])
-        for t in trainees
-    ]
+    # Under `jit` each candidate function is traced once, for its shapes and for the loop.
+    trains = [jax.jit(partial(train_candidate, t, train, valid)) for t in trainees]
+    shapes = [jax.eval_shape(one, arch[0], budget[0], key[0]) for one in trains]
     slots = arch.shape[0]
 
     def buffers(shape):
@@ -91,12 +91,11 @@ def _train_buckets(
 
     outcomes = buffers(shapes[0][0])
     kept = []
-    for b, trainee in enumerate(trainees):
+    for b, one in enumerate(trains):
 
-        def body(i, carry, trainee=trainee):
+        def body(i, carry, one=one):
             rows = jax.lax.dynamic_slice_in_dim
             inputs = [rows(field, i * group_size, group_size) for field in (arch, budget, key)]
-            one = partial(train_candidate, trainee, train, valid)
             if group_size == 1:
                 found = jax.tree.map(lambda a: a[None], one(*(field[0] for field in inputs)))
             else:
@@ -208,7 +207,10 @@ def train(
     for slots in deal(bucket_ids, seconds, len(distinct), plan):
         index = np.maximum(slots.rows, 0)
         batch = _Batch(
-            jnp.asarray(arch[index]), jnp.asarray(budget[index]), keys[index], slots.bounds
+            jnp.asarray(arch[index]),
+            jnp.asarray(budget[index]),
+            keys[index],
+            jnp.asarray(slots.bounds),
         )
         batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("candidate")))
         collected.add(slots, bucket_ids, seconds, *program(batch, *splits))
@@ -223,7 +225,7 @@ def _checked_arch(space, arch) -> np.ndarray:
         )
     if (arch < 0).any() or (arch >= np.asarray(space.num_choices)).any():
         raise ValueError(f"arch has choices outside 0 to {space.num_choices} (exclusive)")
-    return np.asarray(jax.vmap(partial(canonical, space))(arch))
+    return np.asarray(jax.vmap(partial(canonical, space))(jnp.asarray(arch)))
 
 
 def _checked_budget(budget, num_candidates) -> np.ndarray:
@@ -237,7 +239,7 @@ def _predicted_seconds(space, plan, arch, budget, data, recipe) -> np.ndarray:
     """Relative cost of each candidate, to balance devices and to share out measured time."""
     rows = recipe.batch_size or data.train.y.shape[0]
     shape = tuple(data.train.x.shape[1:])
-    model = planning.CostModel()
+    model = CostModel()
     step = [planning.step_seconds(model, space, plan, a, rows, shape) for a in arch]
     return np.asarray(step) * budget
 
@@ -247,7 +249,7 @@ class _Collected:
 
     def __init__(self, space, arch, distinct, trainees):
         self.space, self.arch, self.distinct, self.trainees = space, arch, distinct, trainees
-        self.outcome: Outcome | None = None
+        self.outcome: Any = None  # an Outcome of NumPy arrays, once there is one
         self.seconds = np.zeros(len(arch), np.float32)
         self.variables: list[Any] = [None] * len(arch)
         self.compile_seconds = self.run_seconds = 0.0
@@ -277,8 +279,7 @@ class _Collected:
 
     def finish(self, data, plan, keep_variables) -> Training:
         shape = tuple(data.train.x.shape[1:])
-        costs = [planning.cost_of(self.space, row, shape).parameters for row in self.arch]
-        assert self.outcome is not None
+        costs = [cost_of(self.space, row, shape).parameters for row in self.arch]
         metrics = {
             **self.outcome.metrics,
             "parameters": np.asarray(costs, np.float32),
