@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 Bucket = tuple[tuple[int, ...], ...]  # per decision, the choices that one program serves
 
@@ -61,7 +62,7 @@ class SearchSpace:
 
     name: str
     decisions: tuple[Decision, ...]
-    network: Callable[[Array], Any]
+    network: Callable[[ArrayLike], Any]
     supernet: Callable[[Bucket], Any] | None = None
     hyperparameters: Callable[[Array], dict[str, Array]] | None = None
     is_valid: Callable[[Array], Array] | None = None
@@ -98,15 +99,22 @@ class SearchSpace:
         known = [d.name for d in self.decisions]
         raise ValueError(f"space {self.name!r} has no decision {name!r}; it has {known}")
 
-    def describe(self, arch: Array) -> dict[str, Hashable]:
-        """The active decisions of a concrete `arch` i32[D] as name to chosen value."""
+    def active_mask(self, arch: ArrayLike) -> tuple[bool, ...]:
+        """Which decisions of a concrete `arch` i32[D] count; `is_active` without tracing."""
         arch = np.asarray(arch)
-        active = np.asarray(is_active(self, jnp.asarray(arch)))
-        return {
-            d.name: d.choices[int(c)]
-            for d, c, on in zip(self.decisions, arch, active, strict=True)
-            if on
-        }
+        mask: list[bool] = []
+        for decision in self.decisions:
+            on = True
+            if decision.active_if is not None:
+                parent, allowed = decision.active_if
+                on = mask[parent] and int(arch[parent]) in allowed
+            mask.append(on)
+        return tuple(mask)
+
+    def describe(self, arch: ArrayLike) -> dict[str, Hashable]:
+        """The active decisions of a concrete `arch` i32[D] as name to chosen value."""
+        triples = zip(self.decisions, np.asarray(arch), self.active_mask(arch), strict=True)
+        return {d.name: d.choices[int(c)] for d, c, on in triples if on}
 
     def arch(self, values: Mapping[str, Hashable]) -> Array:
         """The canonical architecture with these values; the inverse of `describe`.

@@ -1,13 +1,27 @@
 """Public conformance kit: what every space, strategy and evaluator must satisfy.
 
-A plug-in that passes these checks works with every part of jaxnas. `tiny_space` and
+A plug-in that passes these checks works with every part of jaxnas. Each check raises an
+`AssertionError` that says what is wrong; none depends on a test framework. `tiny_space` and
 `conditional_space` are small enough to test against and big enough to go wrong on.
 """
 
-import jax.numpy as jnp
-from flax import linen as nn
+import functools
+import inspect
+from collections.abc import Callable
 
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from jaxnas import space as ops
+from jaxnas.evaluators.from_function import from_function
+from jaxnas.search import search
 from jaxnas.space import Decision, SearchSpace
+from jaxnas.strategies.random_search import random_search
+from jaxnas.types import Evaluation, Evaluator, Proposal, PyTree, Strategy, split_like
 
 
 def tiny_space() -> SearchSpace:
@@ -21,7 +35,7 @@ def tiny_space() -> SearchSpace:
 
 
 def conditional_space() -> SearchSpace:
-    """A space with a reshaping decision, a chain of two conditions and a validity rule.
+    """A space with reshaping decisions, a chain of two conditions and a validity rule.
 
     `depth` 1 to 3; `width_2` counts from depth 2, `width_3` from depth 3, `twist` only where
     `width_3` is wide; a deep network with activation "b" is invalid.
@@ -40,12 +54,12 @@ def conditional_space() -> SearchSpace:
     return SearchSpace("conditional", decisions, network=lambda arch: nn.Dense(2), is_valid=valid)
 
 
-def trap_fitness(space: SearchSpace):
-    """A fitness with local optima for `evaluators.from_function`, best at all last choices.
+def trap_fitness(space: SearchSpace) -> Callable[[Array, Array], Array]:
+    """A fitness with a local optimum for `evaluators.from_function`, best at all last choices.
 
     Returns:
-      `(key, arch) -> f32[]`: the sum of normalised choices, except that choice 0 everywhere scores
-      nearly as well as the optimum.
+      `(key, arch) -> f32[]`: the mean of normalised choices, except that choice 0 everywhere scores
+      0.95, nearly as well as the optimum 1.
     """
     top = jnp.asarray(space.num_choices, jnp.float32) - 1.0
 
@@ -55,3 +69,248 @@ def trap_fitness(space: SearchSpace):
         return jnp.where(share == 0.0, 0.95, share)
 
     return fitness
+
+
+def assert_traced_once(fn: Callable) -> Callable:
+    """`jax.jit(fn)` that raises when it is traced a second time.
+
+    Example:
+      >>> double = assert_traced_once(lambda x: 2 * x)
+      >>> float(double(jnp.ones(()))), float(double(jnp.zeros(())))
+      (2.0, 0.0)
+      >>> double(jnp.ones(3))
+      Traceback (most recent call last):
+      ...
+      AssertionError: <lambda> was traced twice: a shape, dtype, weak type or static value changed
+    """
+    traces = []
+
+    @functools.wraps(fn)
+    def counted(*args, **kwargs):
+        traces.append(None)
+        name = getattr(fn, "__name__", repr(fn))
+        cause = "a shape, dtype, weak type or static value changed"
+        _require(len(traces) == 1, f"{name} was traced twice: {cause}")
+        return fn(*args, **kwargs)
+
+    return jax.jit(counted)
+
+
+def check_space(space: SearchSpace, *, num_samples: int = 32) -> None:
+    """Checks a space and what the operations on architectures make of it.
+
+    Args:
+      space: the space.
+      num_samples: random architectures to look at. Static.
+
+    Raises:
+      AssertionError: naming what is wrong.
+
+    Example:
+      >>> check_space(conditional_space())
+    """
+
+    @jax.jit
+    @jax.vmap
+    def probe(key):
+        k_a, k_b, k_mutate, k_cross = jax.random.split(key, 4)
+        a, b = ops.sample(k_a, space), ops.sample(k_b, space)
+        child, mix = ops.mutate(k_mutate, space, a), ops.crossover(k_cross, space, a, b)
+        return a, child, mix, ops.neighbours(space, a), ops.decode(space, ops.encode(space, a))
+
+    keys = jax.random.split(jax.random.key(0), num_samples)
+    arch, child, mix, around, decoded = jax.tree.map(np.asarray, probe(keys))
+    for name, made in (("sample", arch), ("mutate", child), ("crossover", mix)):
+        _check_arch(made, space, f"{name}(…)")
+    _check_arch(around.reshape(-1, space.num_decisions), space, "neighbours(…)")
+    _require((decoded == arch).all(), "decode(encode(arch)) differs from arch")
+    for row in arch[:4]:
+        again = space.arch(space.describe(row))
+        _require((again == row).all(), f"arch(describe(…)) turns {row} into {again}")
+        _require(isinstance(space.network(row), nn.Module), "network(arch) is not a flax Module")
+    if space.supernet is not None:
+        module = space.supernet(space.full_bucket)
+        _require(isinstance(module, nn.Module), "supernet(bucket) is not a flax Module")
+    if space.hyperparameters is not None:
+        for name, value in jax.eval_shape(space.hyperparameters, arch[0]).items():
+            _require(value.shape == (), f"hyperparameter {name!r} has shape {value.shape}, not ()")
+    if ops.num_architectures(space) <= 4096:
+        every = {tuple(row) for row in ops.all_architectures(space).tolist()}
+        _require({tuple(row) for row in arch.tolist()} <= every, "sample leaves all_architectures")
+
+
+def check_strategy(strategy: Strategy, space: SearchSpace) -> None:
+    """Checks that a strategy keeps the contract; a minute of compilation at worst.
+
+    Looked at: names and parameters; shapes, dtypes, validity and canonical form of proposals;
+    `tell` keeps the state's structure; results are the same with and without `jit`, `vmap` and
+    `scan`, depend on the key and on nothing else; ten steps trace once; failed (NaN) candidates
+    neither stop nor attract the search; the state survives `flax.serialization`.
+
+    Args:
+      strategy: any strategy on `space`.
+      space: a space with at least two architectures.
+
+    Raises:
+      AssertionError: naming what is wrong.
+
+    Example:
+      >>> from jaxnas.strategies import random_search
+      >>> check_strategy(random_search(tiny_space(), batch_size=4), tiny_space())
+    """
+    kind = type(strategy).__name__
+    _require(isinstance(strategy, Strategy), f"not a jaxnas Strategy but {kind}")
+    _check_parameters(strategy.init, ("key",), "init")
+    _check_parameters(strategy.ask, ("key", "state"), "ask")
+    _check_parameters(strategy.tell, ("key", "state", "proposal", "evaluation"), "tell")
+    state = _check_steps(strategy, space)
+    stored = flax.serialization.from_bytes(state, flax.serialization.to_bytes(state))
+    _check_same(jax.tree.map(jnp.asarray, stored), state, "the state from flax.serialization")
+    _check_searches(strategy, space)
+
+
+def check_evaluator(evaluator: Evaluator, space: SearchSpace, *, batch_size: int = 3) -> None:
+    """Checks that an evaluator keeps the contract, by scoring a few random architectures.
+
+    Args:
+      evaluator: any evaluator that accepts architectures of `space`.
+      space: the space.
+      batch_size: architectures to score at once. Static.
+
+    Raises:
+      AssertionError: naming what is wrong.
+
+    Example:
+      >>> check_evaluator(from_function(trap_fitness(tiny_space())), tiny_space())
+    """
+    kind = type(evaluator).__name__
+    _require(isinstance(evaluator, Evaluator), f"not a jaxnas Evaluator but {kind}")
+    _check_parameters(evaluator.init, ("key",), "init")
+    _check_parameters(evaluator.evaluate, ("key", "state", "proposal"), "evaluate")
+    key = jax.random.key(0)
+    arch = jax.vmap(lambda k: ops.sample(k, space))(split_like(key, batch_size))
+    proposal = Proposal(arch, jnp.ones(batch_size))
+    state = evaluator.init(key)
+    evaluation, after = evaluator.evaluate(key, state, proposal)
+    _require(isinstance(evaluation, Evaluation), "evaluate does not return an Evaluation first")
+    _check_layout(after, state, "evaluate's state")
+    columns = {"fitness": evaluation.fitness, "cost": evaluation.cost, **evaluation.metrics}
+    for name, value in columns.items():
+        _check_array(value, (batch_size,), jnp.float32, name)
+    shape = (batch_size, evaluation.objectives.shape[-1])
+    _check_array(evaluation.objectives, shape, jnp.float32, "objectives")
+    cost = np.asarray(evaluation.cost)
+    _require((np.isfinite(cost) & (cost >= 0)).all(), f"cost must be finite and >= 0, got {cost}")
+    if evaluator.traceable:
+        again = jax.jit(evaluator.evaluate)(key, state, proposal)
+        _check_same(again, (evaluation, after), "evaluate under jit", tolerance=1e-4)
+    else:  # seconds and latencies may be measured, so only the fitness has to repeat
+        again = evaluator.evaluate(key, state, proposal)[0]
+        _check_same(again.fitness, evaluation.fitness, "fitness of a second evaluate, same key")
+
+
+def _check_steps(strategy: Strategy, space: SearchSpace) -> PyTree:
+    """Ten steps by hand, some of which fail wholly; returns the last state."""
+    evaluator = from_function(_fitness_with_failures(space))
+    evaluate = jax.jit(lambda key, proposal: evaluator.evaluate(key, (), proposal)[0])
+    ask, tell = assert_traced_once(strategy.ask), assert_traced_once(strategy.tell)
+    key = jax.random.key(0)
+    state = strategy.init(key)
+    for index in range(10):
+        k = jax.random.fold_in(key, index)
+        proposal = ask(k, state)
+        _require(isinstance(proposal, Proposal), "ask does not return a Proposal")
+        _check_arch(proposal.arch, space, "ask(…).arch")
+        _check_array(proposal.budget, proposal.arch.shape[:1], jnp.float32, "ask(…).budget")
+        budget = np.asarray(proposal.budget)
+        _require(((budget > 0) & (budget <= 1)).all(), f"budget must be in (0, 1], got {budget}")
+        evaluation = evaluate(k, proposal)
+        if index in (0, 1, 5):
+            evaluation = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), evaluation)
+        before, state = state, tell(k, state, proposal, evaluation)
+        _check_layout(state, before, "tell(…)")
+    _check_same(strategy.ask(k, before), proposal, "ask without jit")
+    _check_same(strategy.tell(k, before, proposal, evaluation), state, "tell without jit")
+    return state
+
+
+def _check_searches(strategy: Strategy, space: SearchSpace) -> None:
+    """Whole searches: under `vmap` as alone, decided by the key, and not drawn to failures."""
+    evaluator = from_function(_fitness_with_failures(space))
+    keys = jax.random.split(jax.random.key(1), 8)
+    alone = jax.jit(lambda key: search(key, strategy, evaluator, 20))
+    together = jax.jit(jax.vmap(lambda key: search(key, strategy, evaluator, 20)))(keys)
+    for index in range(2):
+        mine = jax.tree.map(lambda leaf, index=index: leaf[index], together)
+        _check_same(mine, alone(keys[index]), "a search under vmap")
+    histories = np.asarray(together[1].arch).reshape(len(keys), -1)
+    _require(len(np.unique(histories, axis=0)) > 1, "searches with different keys are all the same")
+    _, random = search(keys[0], random_search(space, batch_size=500), evaluator, 1)
+    usual = np.isnan(random.evaluation.fitness).mean()
+    failed = np.isnan(together[1].evaluation.fitness[:, 10:]).mean()
+    _require(
+        failed < usual + 0.2,
+        f"{failed:.0%} of the proposals fail where random ones fail in {usual:.0%} of cases: "
+        "failed candidates attract the search; compare fitness through rank_value",
+    )
+
+
+def _fitness_with_failures(space: SearchSpace) -> Callable[[Array, Array], Array]:
+    """`trap_fitness` that fails where the first real decision takes its first choice."""
+    position = next(
+        i for i, d in enumerate(space.decisions) if len(d.choices) > 1 and d.active_if is None
+    )
+    fitness = trap_fitness(space)
+
+    def failing(key, arch):
+        return jnp.where(arch[position] == 0, jnp.nan, fitness(key, arch))
+
+    return failing
+
+
+def _require(condition, message: str) -> None:
+    if not condition:  # not `assert`, which -O removes
+        raise AssertionError(message)
+
+
+def _check_parameters(fn: Callable, names: tuple[str, ...], what: str) -> None:
+    got = tuple(inspect.signature(fn).parameters)[: len(names)]
+    _require(got == names, f"{what} takes {got}, the contract says {names}")
+
+
+def _check_array(value: Array, shape: tuple[int, ...], dtype, what: str) -> None:
+    got, want = f"{value.dtype}{list(value.shape)}", f"{jnp.dtype(dtype)}{list(shape)}"
+    _require(got == want, f"{what} is {got}, the contract says {want}")
+
+
+def _check_arch(arch: Array, space: SearchSpace, what: str) -> None:
+    """i32[B, D], valid and canonical."""
+    _check_array(arch, (len(arch), space.num_decisions), jnp.int32, what)
+    valid, canonical = map(np.asarray, _judge(space, arch))
+    _require(valid.all(), f"{what} has invalid rows: {np.asarray(arch)[~valid][:3].tolist()}")
+    off = (canonical != np.asarray(arch)).any(axis=1)
+    _require(not off.any(), f"{what} has rows not canonical: {np.asarray(arch)[off][:3].tolist()}")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _judge(space: SearchSpace, arch: Array) -> tuple[Array, Array]:
+    return jax.vmap(lambda row: (ops.is_valid(space, row), ops.canonical(space, row)))(arch)
+
+
+def _check_layout(got: PyTree, want: PyTree, what: str) -> None:
+    """Same structure, shapes and dtypes."""
+    trees = jax.tree.structure(got), jax.tree.structure(want)
+    _require(trees[0] == trees[1], f"{what} has structure {trees[0]}, expected {trees[1]}")
+    pairs = zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True)
+    for (path, leaf), model in pairs:
+        _check_array(leaf, model.shape, model.dtype, f"{what}{jax.tree_util.keystr(path)}")
+
+
+def _check_same(got: PyTree, want: PyTree, what: str, tolerance: float = 1e-5) -> None:
+    """Same layout and values; floats to rounding, for compilers reorder sums."""
+    _check_layout(got, want, what)
+    pairs = zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True)
+    for (path, leaf), model in pairs:
+        close = np.allclose(leaf, model, rtol=tolerance, atol=tolerance, equal_nan=True)
+        place = f"{what}{jax.tree_util.keystr(path)}"
+        _require(close, f"{place} gives {leaf} instead of {model}")

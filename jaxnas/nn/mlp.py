@@ -19,10 +19,12 @@ def _affine(h: Array, group: Array) -> Array:
     return jnp.concatenate([h, jnp.ones((h.shape[0], 1), h.dtype)], axis=1) @ group
 
 
-def _fan_in_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)), fan_in = shape[0]."""
-    bound = 1.0 / np.sqrt(shape[0])
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+def _fan_in_uniform(fan_in: int):
+    """An initialiser: U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)), for kernels and biases."""
+    bound = 1.0 / np.sqrt(fan_in)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
 
 
 class MLP(nn.Module):
@@ -45,12 +47,16 @@ class MLP(nn.Module):
         """Maps x f32[batch, ...features] to logits f32[batch, num_outputs]."""
         h = x.reshape(x.shape[0], -1)
         for layer, width in enumerate(self.widths):
-            h = nn.Dense(width, kernel_init=_fan_in_uniform, name=f"hidden_{layer}")(h)
+            h = self._dense(width, f"hidden_{layer}", h)
             h = ACTIVATIONS[self.activation].fn(h)
             if train and self.dropout > 0.0:
                 seed = counter.fold(counter.module_seed(self, "dropout"), layer)
                 h = counter.dropout(seed, self.dropout, h, 1.0 / (1.0 - self.dropout))
-        return nn.Dense(self.num_outputs, kernel_init=_fan_in_uniform, name="output")(h)
+        return self._dense(self.num_outputs, "output", h)
+
+    def _dense(self, features: int, name: str, h: Array) -> Array:
+        init = _fan_in_uniform(h.shape[-1])
+        return nn.Dense(features, kernel_init=init, bias_init=init, name=name)(h)
 
 
 class MLPSupernet(nn.Module):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.space import SearchSpace, sample
+from jaxnas.strategies._checks import check_count
 from jaxnas.types import Proposal, Strategy, split_like
 
 
@@ -31,8 +32,7 @@ def random_search(space: SearchSpace, *, batch_size: int = 16) -> Strategy:
       >>> strategy.ask(jax.random.key(1), strategy.init(jax.random.key(0))).arch.shape
       (4, 3)
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_count("batch_size", batch_size)
 
     def init(key):
         del key

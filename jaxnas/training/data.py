@@ -11,16 +11,16 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-KINDS = ("classification", "regression")
+from jaxnas.training._data_checks import KINDS, check_row_shapes, checked, classes_of, encode
+from jaxnas.training._splitting import draw
+
 MIN_ROWS = 5  # for `from_arrays`; fewer cannot be split into anything worth training on
 
-_FLOAT32_MAX = np.finfo(np.float32).max  # a NumPy scalar: float16 must not pull it down to inf
 _BLOCK_SIZE = 2**22  # values held in float64 at a time, 32 MiB
 
 Pair = tuple[ArrayLike, ArrayLike]
@@ -130,6 +130,7 @@ def from_arrays(
         fewer than 3 rows; for fractions out of range or that leave a part empty.
 
     Example:
+      >>> import jax
       >>> x = np.arange(40.0).reshape(20, 2)
       >>> data = from_arrays(jax.random.key(0), x, ["cat", "dog"] * 10)
       >>> data.task, data.classes
@@ -138,12 +139,12 @@ def from_arrays(
       ((12, 2), (4, 2), (4, 2))
     """
     fractions = {"valid_fraction": valid_fraction, "test_fraction": test_fraction}
-    x, y, kind = _checked(x, y, "", task, num_classes)
+    x, y, kind = checked(x, y, "", task, num_classes)
     if len(x) < MIN_ROWS:
         raise ValueError(f"x has {len(x)} rows; a data set needs at least {MIN_ROWS}")
-    classes = _classes(y, num_classes) if kind == "classification" else None
-    outputs = y if classes is None else _encode(y, "", classes)
-    valid, test, train = _draw(key, y, kind, fractions)
+    classes = classes_of(y, num_classes) if kind == "classification" else None
+    outputs = y if classes is None else encode(y, "", classes)
+    valid, test, train = draw(key, y, kind, fractions)
     parts = [(x[rows], outputs[rows]) for rows in (train, valid, test)]
     return _assemble(name, parts, classes, standardise)
 
@@ -185,14 +186,14 @@ def from_splits(
     wheres = (" of train", " of valid", " of test")
     pairs = []
     for where, pair in zip(wheres, (train, valid, test), strict=True):
-        x, y, task = _checked(*pair, where, task, num_classes)
+        x, y, task = checked(*pair, where, task, num_classes)
         pairs.append((x, y))
-        _check_row_shapes(x, pairs[0][0], f"x{where}")
-        _check_row_shapes(y, pairs[0][1], f"y{where}")
+        check_row_shapes(x, pairs[0][0], f"x{where}")
+        check_row_shapes(y, pairs[0][1], f"y{where}")
     if task == "regression":
         return _assemble(name, pairs, None, standardise)
-    classes = _classes(pairs[0][1], num_classes)
-    parts = [(x, _encode(y, w, classes)) for (x, y), w in zip(pairs, wheres, strict=True)]
+    classes = classes_of(pairs[0][1], num_classes)
+    parts = [(x, encode(y, w, classes)) for (x, y), w in zip(pairs, wheres, strict=True)]
     return _assemble(name, parts, classes, standardise)
 
 
@@ -223,213 +224,14 @@ def hold_out(
       ValueError: as `from_arrays`; a class needs at least 2 rows.
 
     Example:
+      >>> import jax
       >>> rest, held = hold_out(jax.random.key(0), np.eye(10), [0, 1] * 5, 0.2)
       >>> len(rest[0]), sorted(held[1].tolist())
       (8, [0, 1])
     """
-    x, y, kind = _checked(x, y, "", task, num_classes)
-    held, rest = _draw(key, y, kind, {"fraction": fraction})
+    x, y, kind = checked(x, y, "", task, num_classes)
+    held, rest = draw(key, y, kind, {"fraction": fraction})
     return (x[rest], y[rest]), (x[held], y[held])
-
-
-# Checks
-
-
-def _checked(
-    x: ArrayLike, y: ArrayLike, where: str, task: str | None, num_classes: int | None
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Features [N, ...], labels [N] or targets [N, T], and the kind of task."""
-    x, y = _features(x, f"x{where}"), _as_array(y, f"y{where}")
-    kind = _kind(y, task, num_classes)
-    y = _labels(y, f"y{where}") if kind == "classification" else _targets(y, f"y{where}")
-    if len(x) != len(y):
-        raise ValueError(f"x{where} has {len(x)} rows but y{where} has {len(y)}")
-    return x, y, kind
-
-
-def _check_row_shapes(array: np.ndarray, first: np.ndarray, name: str) -> None:
-    if array.shape[1:] != first.shape[1:]:
-        raise ValueError(
-            f"{name} has rows of shape {array.shape[1:]}, those of train are {first.shape[1:]}"
-        )
-
-
-def _as_array(values: ArrayLike, name: str) -> np.ndarray:
-    try:
-        return np.asarray(values)
-    except ValueError as error:  # rows of different lengths
-        raise ValueError(f"{name} is not an array: {error}") from error
-
-
-def _kind(y: np.ndarray, task: str | None, num_classes: int | None) -> str:
-    if task is None:
-        is_regression = y.dtype.kind == "f" and num_classes is None
-        return "regression" if is_regression else "classification"
-    if task not in KINDS:
-        raise ValueError(f"task must be one of {KINDS} or None, got {task!r}")
-    if task == "regression" and num_classes is not None:
-        raise ValueError(f"num_classes must be None in a regression, got {num_classes}")
-    return task
-
-
-def _features(x: ArrayLike, name: str) -> np.ndarray:
-    x = _as_array(x, name)
-    if x.ndim not in (2, 4):
-        raise ValueError(
-            f"{name} must be [rows, features] or images [rows, height, width, channels], "
-            f"got shape {x.shape}"
-        )
-    _check_numbers(x, name)
-    return x
-
-
-def _targets(y: np.ndarray, name: str) -> np.ndarray:
-    if y.ndim not in (1, 2):
-        raise ValueError(f"{name} must be [rows] or [rows, targets], got shape {y.shape}")
-    _check_numbers(y, name)
-    return y.reshape(len(y), -1)
-
-
-def _labels(y: np.ndarray, name: str) -> np.ndarray:
-    """Labels as integers or unicode strings."""
-    if y.ndim != 1:
-        raise ValueError(f"{name} must be labels of shape [rows], got shape {y.shape}")
-    if y.size == 0:
-        raise ValueError(f"{name} is empty")
-    if y.dtype.kind == "O" and all(isinstance(label, str) for label in y):
-        return y.astype(np.str_)
-    if y.dtype.kind == "f":  # tables often hold labels as 0.0, 1.0, ...
-        _check_numbers(y, name)
-        if (y == np.rint(y)).all():
-            return y.astype(np.int64)
-        raise ValueError(f"{name} must be labels, got fractions such as {y[y != np.rint(y)][0]}")
-    if y.dtype.kind == "b":
-        return y.astype(np.int64)
-    if y.dtype.kind not in "iuU":
-        raise ValueError(f"{name} must be integers or strings, got dtype {y.dtype}")
-    return y
-
-
-def _check_numbers(array: np.ndarray, name: str) -> None:
-    """Raises unless `array` is a non-empty array of numbers that float32 can hold."""
-    if array.size == 0:
-        raise ValueError(f"{name} is empty: shape {array.shape}")
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must be real numbers, got dtype {array.dtype}")
-    if array.dtype.kind != "f":
-        return
-    bad = ~(np.abs(array) <= _FLOAT32_MAX)  # the comparison is false for NaN
-    if bad.any():
-        row = int(np.argmax(bad.reshape(len(array), -1).any(axis=1)))
-        raise ValueError(
-            f"{name} has values that are NaN or infinite in float32: "
-            f"{int(bad.sum())} of {bad.size}, the first in row {row}"
-        )
-
-
-# Classes
-
-
-def _classes(y: np.ndarray, num_classes: int | None) -> np.ndarray:
-    """The labels in the order of their class index."""
-    if num_classes is not None:
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        return np.arange(num_classes)
-    classes = np.unique(y)
-    if len(classes) < 2:
-        raise ValueError(f"y has the one class {y.tolist()[0]!r}; a classification needs 2")
-    return classes
-
-
-def _encode(y: np.ndarray, where: str, classes: np.ndarray) -> np.ndarray:
-    """The class index of each label: i64[N]."""
-    if (y.dtype.kind == "U") != (classes.dtype.kind == "U"):
-        raise ValueError(
-            f"y{where} has labels of dtype {y.dtype}, the classes are of dtype {classes.dtype}"
-        )
-    indices = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
-    unknown = classes[indices] != y
-    if unknown.any():
-        raise ValueError(
-            f"y{where} has labels outside the classes {_shortened(classes.tolist())}: "
-            f"{_tally(*np.unique(y[unknown], return_counts=True))}"
-        )
-    return indices
-
-
-def _tally(labels: np.ndarray, counts: np.ndarray) -> str:
-    pairs = zip(labels.tolist(), counts.tolist(), strict=True)
-    return _shortened([f"{label!r} in {count} row{'s' * (count > 1)}" for label, count in pairs])
-
-
-def _shortened(items: Sequence) -> str:
-    more = [f"... ({len(items)} in all)"] * (len(items) > 6)
-    return ", ".join([str(item) for item in items[:6]] + more)
-
-
-# Splitting
-
-
-def _draw(key: Array, y: np.ndarray, kind: str, fractions: dict[str, float]) -> list[np.ndarray]:
-    """Row indices of each held-out part and last of the rest, each in random order."""
-    _check_fractions(fractions)
-    if kind == "classification":
-        labels, groups, counts = np.unique(y, return_inverse=True, return_counts=True)
-        rare = counts <= len(fractions)
-        if rare.any():
-            raise ValueError(
-                f"y has too few rows of some classes ({_tally(labels[rare], counts[rare])}); "
-                f"a split in {len(fractions) + 1} needs {len(fractions) + 1} of each"
-            )
-    else:
-        groups, counts = np.zeros(len(y), np.int64), np.array([len(y)])
-        _check_no_part_empty(len(y), fractions)
-    # Where in its own class each row comes, in random order, decides its part.
-    order = np.asarray(jax.random.permutation(key, len(y)))
-    by_group = order[np.argsort(groups[order], kind="stable")]
-    position = np.arange(len(y)) - (np.cumsum(counts) - counts)[groups[by_group]]
-    ends = np.cumsum(_part_sizes(counts, fractions), axis=0)
-    part = np.empty(len(y), np.int64)
-    part[by_group] = (position >= ends[:, groups[by_group]]).sum(axis=0)
-    return [order[part[order] == index] for index in range(len(fractions) + 1)]
-
-
-def _check_fractions(fractions: dict[str, float]) -> None:
-    for name, fraction in fractions.items():
-        if not 0.0 < fraction < 1.0:
-            raise ValueError(f"{name} must be above 0 and below 1, got {fraction}")
-    if sum(fractions.values()) >= 1.0:
-        raise ValueError(
-            f"{' + '.join(fractions)} must be below 1, got {sum(fractions.values())}: "
-            "nothing is left to train on"
-        )
-
-
-def _check_no_part_empty(num_rows: int, fractions: dict[str, float]) -> None:
-    sizes = [round(fraction * num_rows) for fraction in fractions.values()]
-    sizes.append(num_rows - sum(sizes))
-    if min(sizes) < 1:
-        raise ValueError(
-            f"a split would be empty: {fractions} of {num_rows} rows makes parts of {sizes} rows"
-        )
-
-
-def _part_sizes(counts: np.ndarray, fractions: dict[str, float]) -> np.ndarray:
-    """Rows per held-out part and group: i64[parts, groups]; each at least 1, as is the rest.
-
-    Rounding the running total, not each group, keeps the sum over groups at its fraction too.
-    """
-    total = np.concatenate([[0], np.cumsum(counts)])
-    shares = [np.diff(np.rint(fraction * total)).astype(int) for fraction in fractions.values()]
-    sizes = np.maximum(shares, 1)
-    # The total is below 1 and each part is rounded by less than a row: at most two are too many.
-    for size in [*sizes[::-1]] * 2:
-        size -= (sizes.sum(axis=0) >= counts) & (size > 1)
-    return sizes
-
-
-# Standardising
 
 
 def _assemble(

@@ -1,0 +1,221 @@
+"""What a search from the command line is made of, as simple JSON values, and how it is built.
+
+The settings are kept in the run's `config.json`; `jaxnas resume` builds the same search from them.
+"""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxnas import datasets, evaluators, spaces, strategies
+from jaxnas.arm import check_budget
+from jaxnas.space import SearchSpace
+from jaxnas.training.data import Data, from_arrays
+from jaxnas.training.plan import Plan, choose
+from jaxnas.training.recipe import Recipe
+from jaxnas.types import Evaluator, Strategy
+
+Options = dict[str, dict[str, Any]]  # group -> option -> JSON value
+
+GROUPS = ("space", "strategy", "data", "recipe", "retrain")
+
+TYPICAL_EVALUATIONS = 256  # where the budget is in seconds
+
+_DATA_TAG = 0x64617461  # apart from the seeds' own keys, so that no arm shares the split's key
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A search from the command line. All values are simple JSON values.
+
+    Attributes:
+      space: a name in `jaxnas.spaces.ALL`.
+      strategies: names in `jaxnas.strategies.ALL`, searched one after the other.
+      data: a name in `jaxnas.datasets.ALL` or a path.
+      num_evaluations: budget of each arm, or
+      seconds: budget of each arm in wall time.
+      seed: first seed of the arms; also decides the data split.
+      num_seeds: arms per strategy.
+      batch_size: candidates per step.
+      epochs: of every candidate.
+      baseline: the strategy to compare with, searched under the same budget; None: no comparison.
+      retrain_epochs: of the winner; 0: it is not retrained.
+      retrain_seeds: networks trained of the winner, the best on the validation split is kept.
+      devices: CPU devices; None: one per core.
+      options: overrides by group, see `GROUPS`; `retrain` is the recipe's for the winner.
+      command: the command line, for the report.
+
+    Raises:
+      ValueError: for an unknown name or option, or a number out of range.
+    """
+
+    space: str
+    strategies: tuple[str, ...]
+    data: str
+    num_evaluations: int | None = None
+    seconds: float | None = None
+    seed: int = 0
+    num_seeds: int = 1
+    batch_size: int = 16
+    epochs: int = 20
+    baseline: str | None = "random_search"
+    retrain_epochs: int = 100
+    retrain_seeds: int = 5
+    devices: int | None = None
+    options: Options = field(default_factory=dict)
+    command: str | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "strategies", tuple(self.strategies))  # JSON has lists only
+        _check_name("space", self.space, spaces.ALL)
+        if not self.strategies:
+            raise ValueError("strategy is empty; give at least one")
+        for name in self.searched:
+            _check_name("strategy", name, strategies.ALL)
+        check_budget(self.num_evaluations, self.seconds)
+        for name in ("num_seeds", "batch_size", "epochs", "retrain_seeds"):
+            _check_count(name, getattr(self, name), 1)
+        _check_count("seed", self.seed, 0)
+        _check_count("retrain_epochs", self.retrain_epochs, 0)
+        if self.devices is not None:
+            _check_count("devices", self.devices, 1)
+        for group, options in self.options.items():
+            _check_options(group, options, self._allowed(group))
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The strategies and the baseline, each once."""
+        baseline = () if self.baseline is None else (self.baseline,)
+        return tuple(dict.fromkeys((*self.strategies, *baseline)))
+
+    @property
+    def num_candidates(self) -> int:
+        """Roughly how many candidates all arms will train; it decides what is worth compiling."""
+        each = self.num_evaluations or TYPICAL_EVALUATIONS
+        return each * self.num_seeds * len(self.searched)
+
+    def recipe(self, *, retrain: bool = False) -> Recipe:
+        """How candidates are trained, or how the winner is trained at the end."""
+        options = self.options.get("recipe", {}) | {"epochs": self.epochs}
+        if retrain:
+            options |= self.options.get("retrain", {}) | {"epochs": self.retrain_epochs}
+        with _typed("recipe"):
+            return Recipe(**options)
+
+    def _allowed(self, group: str) -> set[str]:
+        if group == "space":
+            return _keywords(spaces.ALL[self.space])
+        if group == "strategy":
+            return set().union(*(_keywords(strategies.ALL[name]) for name in self.searched))
+        if group in ("recipe", "retrain"):
+            return {f.name for f in dataclasses.fields(Recipe)} - {"epochs"}
+        if group == "data":
+            files = (datasets.npz, datasets.cifar10, datasets.image_folder)
+            loaders = [datasets.ALL[self.data]] if self.data in datasets.ALL else files
+            return set().union(*map(_keywords, (*loaders, from_arrays))) - {"name"}
+        raise ValueError(f"options begin with one of {', '.join(GROUPS)}, got {group!r}")
+
+
+class Search(NamedTuple):
+    """The objects that settings stand for."""
+
+    space: SearchSpace
+    data: Data
+    strategies: dict[str, Strategy]
+    evaluator: Evaluator
+    plan: Plan  # of the candidates' training
+
+
+def build(settings: Settings) -> Search:
+    """Loads the data and makes the space, the strategies and the evaluator.
+
+    Raises:
+      ValueError: for options that are out of range or do not go together.
+    """
+    options = {group: settings.options.get(group, {}) for group in GROUPS}
+    recipe = settings.recipe()
+    if settings.retrain_epochs:
+        settings.recipe(retrain=True)  # rather now than after the search
+    with _typed("data"):
+        data = datasets.load(settings.data, split_key(settings), **options["data"])
+    with _typed("space"):
+        space = spaces.ALL[settings.space](data.task.num_outputs, **options["space"])
+    made = {}
+    for name in settings.searched:
+        factory = strategies.ALL[name]
+        own = {k: v for k, v in options["strategy"].items() if k in _keywords(factory)}
+        with _typed("strategy"):
+            made[name] = factory(space, batch_size=settings.batch_size, **own)
+    plan = choose(space, recipe, data, settings.num_candidates)
+    evaluator = evaluators.train_from_scratch(space, data, recipe, plan=plan)
+    return Search(space, data, made, evaluator, plan)
+
+
+def split_key(settings: Settings) -> jax.Array:
+    """The key of the data split, the same for all arms."""
+    return jax.random.fold_in(jax.random.key(settings.seed), _DATA_TAG)
+
+
+def parse_options(texts: Sequence[str]) -> Options:
+    """Reads `group.option=value` texts; values are JSON, or else strings.
+
+    Raises:
+      ValueError: for a text of another form, or one option given twice.
+
+    Example:
+      >>> parse_options(["space.widths=[32, 64]", "strategy.policy=factorised"])
+      {'space': {'widths': [32, 64]}, 'strategy': {'policy': 'factorised'}}
+    """
+    options: Options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        group, dot, option = name.partition(".")
+        if not (equals and dot and option):
+            raise ValueError(f"an option looks like recipe.learning_rate=0.01, got {text!r}")
+        if option in options.setdefault(group, {}):
+            raise ValueError(f"option {name} is given twice")
+        try:
+            options[group][option] = json.loads(value)
+        except json.JSONDecodeError:
+            options[group][option] = value
+    return options
+
+
+def _keywords(factory: Callable) -> set[str]:
+    """The options of a factory: its keyword-only parameters but `batch_size`, which is shared."""
+    parameters = inspect.signature(factory).parameters.values()
+    return {p.name for p in parameters if p.kind == p.KEYWORD_ONLY} - {"batch_size"}
+
+
+def _check_name(what: str, name: str, known: Mapping[str, Any]) -> None:
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}; known are {', '.join(sorted(known))}")
+
+
+def _check_count(what: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{what} must be a whole number of at least {least}, got {value!r}")
+
+
+def _check_options(group: str, options: Iterable[str], allowed: set[str]) -> None:
+    for name in options:
+        if name not in allowed:
+            raise ValueError(
+                f"unknown option {group}.{name}; allowed are "
+                f"{', '.join(f'{group}.{other}' for other in sorted(allowed))}"
+            )
+
+
+@contextmanager
+def _typed(group: str) -> Iterator[None]:
+    """A factory that is given a value of another type fails in its own way; names the option."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(f"an option of {group} has the wrong type: {error}") from error

@@ -1,0 +1,46 @@
+"""The report of a run: one HTML file that needs no network, no script and no other file."""
+
+import os
+import uuid
+from pathlib import Path
+
+from jaxnas.report.page import render as render
+from jaxnas.store import Run
+
+RESULTS = ("winner", "plan", "timing")
+
+
+def write(run: Run, path: str | os.PathLike | None = None) -> Path:
+    """Writes the report of a run, finished or not.
+
+    The file appears whole or not at all: it is written next to its place and moved there.
+
+    Args:
+      run: the run.
+      path: where to; None: `report.html` in the run's directory.
+
+    Returns:
+      The path written.
+
+    Raises:
+      OSError: if it cannot be written there.
+
+    Example:
+      >>> import tempfile
+      >>> from jaxnas import store
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     run = store.create(f"{folder}/empty", {"arms": []})
+      ...     write(run).name
+      'report.html'
+    """
+    path = run.directory / "report.html" if path is None else Path(path)
+    found = {name: run.result(name) for name in RESULTS}
+    page = render(run.config, run.rows(), {k: v for k, v in found.items() if v is not None})
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        draft.write_text(page, encoding="utf-8")
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return path
