@@ -6,7 +6,7 @@ The settings are kept in the run's `config.json`; `jaxnas resume` builds the sam
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -213,7 +213,7 @@ def _check_options(group: str, options: Iterable[str], allowed: set[str]) -> Non
 
 
 @contextmanager
-def _typed(group: str) -> Iterator[None]:
+def _typed(group: str) -> Generator[None]:
     """A factory that is given a value of another type fails in its own way; names the option."""
     try:
         yield

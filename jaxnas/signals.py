@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ class Stop:
 
 
 @contextmanager
-def deferred(message: str) -> Iterator[Stop]:
+def deferred(message: str) -> Generator[Stop]:
     """Within it the first signal only sets `signum` of the result; a second one raises.
 
     Outside the main thread, where Python allows no handlers, signals keep their meaning.
@@ -65,7 +65,7 @@ def deferred(message: str) -> Iterator[Stop]:
 
 
 @contextmanager
-def immediate(message: str = "stopped") -> Iterator[None]:
+def immediate(message: str = "stopped") -> Generator[None]:
     """Within it every signal raises `Interrupted` with this message."""
 
     def handle(signum, frame):
@@ -77,7 +77,7 @@ def immediate(message: str = "stopped") -> Iterator[None]:
 
 
 @contextmanager
-def _handling(handle: Callable) -> Iterator[None]:
+def _handling(handle: Callable) -> Generator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -21,7 +21,7 @@ import platform
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +134,7 @@ class Run:
         return None if row is None else json.loads(row[0])
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Generator[None]:
         """Keeps other processes from writing to this run; ends with the process at the latest.
 
         Raises:
@@ -264,7 +264,7 @@ def _check_journal(path: Path) -> None:
 
 
 @contextmanager
-def _translated(action: str) -> Iterator[None]:
+def _translated(action: str) -> Generator[None]:
     """Turns failures of the file system and of SQLite into one `RunError`."""
     try:
         yield
@@ -273,7 +273,7 @@ def _translated(action: str) -> Iterator[None]:
 
 
 @contextmanager
-def _connection(path: Path, action: str) -> Iterator[sqlite3.Connection]:
+def _connection(path: Path, action: str) -> Generator[sqlite3.Connection]:
     """A connection for one operation; closing it rolls back what was not committed."""
     uri = f"{path.absolute().as_uri()}?mode=rw"  # never creates a file
     with (

@@ -128,7 +128,7 @@ def end_and_resume(path, num_steps, environment, ends):
 
 def test_killed_at_random_moments_and_stopped(tmp_path, cache):
     path, rng = tmp_path / "x", random.Random(0)
-    ends = [((), kill_after(rng.randint(1, 8), rng.uniform(0.0, 0.1))) for _ in range(4)]
+    ends = [((), kill_after(rng.randint(1, 8), rng.uniform(0.0, 0.1))) for _ in range(2)]
     ends.insert(1, ((), stop(path, signal.SIGINT)))
     ends.insert(3, ((), stop(path, signal.SIGTERM)))
     assert end_and_resume(path, 24, cache, ends) == uninterrupted(tmp_path, 24)
