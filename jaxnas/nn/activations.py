@@ -1,7 +1,6 @@
 """Activation functions by name, and the one that an architecture chose."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -36,13 +35,20 @@ ACTIVATIONS = MappingProxyType(
 )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def activate(names: tuple[str, ...], index: Array, x: Array) -> Array:
-    """Applies the activation `names[index]`.
+def select(index: Array, values: Sequence[Array]) -> Array:
+    """`values[index]` for a traced `index` i32[]; all are computed, in one fused loop.
 
-    All are computed and one is selected, in one fused loop: next to a matrix product that is
-    cheaper than the memory traffic of a branch, and far less to compile. The derivative is taken
-    from the output where every name allows it, so that the input need not be kept.
+    Next to a matrix product that is cheaper than the memory traffic of a branch, and far less to
+    compile.
+    """
+    chosen = values[-1]
+    for position in reversed(range(len(values) - 1)):
+        chosen = jnp.where(index == position, values[position], chosen)
+    return chosen
+
+
+def activate(names: tuple[str, ...], index: Array, x: Array) -> Array:
+    """The activation `names[index]` of x f32[...].
 
     Args:
       names: keys of `ACTIVATIONS`. Static.
@@ -56,29 +62,15 @@ def activate(names: tuple[str, ...], index: Array, x: Array) -> Array:
       >>> activate(("relu", "tanh"), jnp.int32(0), jnp.array([-1.0, 2.0])).tolist()
       [0.0, 2.0]
     """
-    return _select(index, [ACTIVATIONS[name].fn(x) for name in names])
+    return select(index, [ACTIVATIONS[name].fn(x) for name in names])
 
 
-def _select(index, values):
-    chosen = values[-1]
-    for position in reversed(range(len(values) - 1)):
-        chosen = jnp.where(index == position, values[position], chosen)
-    return chosen
+def has_slopes(names: Sequence[str]) -> bool:
+    """Whether the derivatives of all these follow from their outputs."""
+    return all(ACTIVATIONS[name].slope is not None for name in names)
 
 
-def _forward(names, index, x):
-    y = activate(names, index, x)
-    from_output = all(ACTIVATIONS[name].slope is not None for name in names)
-    return y, (index, y, None if from_output else x)
-
-
-def _backward(names, residuals, cotangent):
-    index, y, x = residuals
-    terms = []
-    for name in names:
-        fn, slope = ACTIVATIONS[name]
-        terms.append(jax.vjp(fn, x)[1](cotangent)[0] if slope is None else cotangent * slope(y))
-    return None, _select(index, terms)
-
-
-activate.defvjp(_forward, _backward)
+def slope(names: tuple[str, ...], index: Array, y: Array) -> Array:
+    """The derivative of `names[index]` where its output is y f32[...]; see `has_slopes`."""
+    slopes = [ACTIVATIONS[name].slope for name in names]
+    return select(index, [fn(y) for fn in slopes if fn is not None])

@@ -45,8 +45,8 @@ def module_seed(module: Any, stream: str) -> Array:
 
 
 def fold(seed: Array, tag: int | Array) -> Array:
-    """Another seed u32[2] for stream `tag`, a whole number that may be traced."""
-    tag = jnp.asarray(tag).astype(jnp.uint32)
+    """Another seed u32[2] for stream `tag`: an int in [0, 2**32), or an integer array []."""
+    tag = jnp.uint32(tag) if isinstance(tag, int) else tag.astype(jnp.uint32)
     first = _mix(seed[0] ^ _mix(tag * jnp.uint32(_TAG) + jnp.uint32(1)))
     return jnp.stack([first, _mix(seed[1] + first)])
 

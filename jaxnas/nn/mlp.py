@@ -1,7 +1,6 @@
 """Multilayer perceptrons: the stand-alone network, and the supernet that holds many of them."""
 
-from functools import partial
-from typing import Any
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +9,9 @@ from flax import linen as nn
 from jax import Array
 
 from jaxnas.nn import counter
-from jaxnas.nn.activations import ACTIVATIONS, activate
+from jaxnas.nn.activations import ACTIVATIONS
+from jaxnas.nn.hidden import Control, hidden
 from jaxnas.space import Bucket
-
-
-def _affine(h: Array, group: Array) -> Array:
-    """H f32[n, rows] through weights and bias in one array f32[rows + 1, columns]."""
-    return jnp.concatenate([h, jnp.ones((h.shape[0], 1), h.dtype)], axis=1) @ group
 
 
 def _fan_in_uniform(fan_in: int):
@@ -111,11 +106,9 @@ class MLPSupernet(nn.Module):
         layers = range(shallowest, deepest)
         return {f"hidden_{layer}": jnp.asarray(depth > layer) for layer in layers}
 
-    def weights(self, params: dict[str, Array]) -> dict[str, Array]:
-        """Which parameters are weights rather than biases: bool of broadcastable shape."""
-        return {
-            name: jnp.arange(len(group))[:, None] < len(group) - 1 for name, group in params.items()
-        }
+    def weights(self, params: dict[str, Array]) -> dict[str, bool]:
+        """Which parameters are weights rather than biases."""
+        return {name: "bias" not in name for name in params}
 
     def charged(self, arch: np.ndarray) -> np.ndarray:
         """The architecture whose exact network costs what `arch` costs here: widths are padded."""
@@ -132,75 +125,55 @@ class MLPSupernet(nn.Module):
         features, capacity = h.shape[-1], self._capacity()
         shallowest, deepest = self._depth_range()
         depth = self._chosen("depth", self.depths, choice)
-        # One key for all groups (each folds its own tag), for every draw costs compile time.
-        init_seed = counter.module_seed(self, "params") if self.is_initializing() else None
-        hidden_fn = self._hidden_fn(choice, train)
-        fan_in: Any = features
-        for layer in range(deepest):
+        widths = [self._chosen(self._width_name(i), self.widths, choice) for i in range(deepest)]
+        fan_ins = [features, *widths[:-1]]
+        control = self._control_fn(choice, train)
+        # All biases are one parameter: each one more is kernels to compile for its update.
+        biases = self._uniform("biases", (deepest, capacity), jnp.asarray(fan_ins)[:, None])
+        for layer, (width, fan_in) in enumerate(zip(widths, fan_ins, strict=True)):
             rows = features if layer == 0 else capacity
-            width = self._chosen(self._width_name(layer), self.widths, choice)
-            group = self._dense(init_seed, f"hidden_{layer}", layer, (rows, capacity), fan_in)
+            kernel = self._uniform(f"hidden_{layer}", (rows, capacity), fan_in)
+            active = None if layer < shallowest else jnp.asarray(depth > layer)
+            own = control(layer, active, width)
+            h = hidden(self.activations, own, h, kernel, biases[layer])
+        fan_in = jnp.asarray(widths)[depth - 1]
+        kernel = self._uniform("output", (capacity, self.num_outputs), fan_in)
+        return h @ kernel + self._uniform("output_bias", (1, self.num_outputs), fan_in)[0]
 
-            hidden = partial(hidden_fn, layer, width)
-            if layer < shallowest:
-                h = hidden(h, group)
-                fan_in = width
-            else:
-                h = jax.lax.cond(depth > layer, hidden, lambda h, group: h, h, group)
-                fan_in = jnp.where(depth > layer, width, fan_in)
-        group = self._dense(init_seed, "output", -1, (capacity, self.num_outputs), fan_in)
-        return _affine(h, group)
+    def _uniform(self, name: str, shape: tuple[int, int], fan_in: Array | int) -> Array:
+        """The parameter `name`, at first U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)) by position."""
+        if not self.is_initializing():
+            # Reading directly skips the shape check of `param`, which would trace the draw again.
+            return self.get_variable("params", name)
+        seed = counter.fold(counter.module_seed(self, "params"), zlib.crc32(name.encode()))
+        bound = jax.lax.rsqrt(jnp.asarray(fan_in, jnp.float32))
+        return self.param(name, lambda _: (2.0 * counter.uniform(seed, shape) - 1.0) * bound)
 
-    def _dense(self, init_seed, name: str, tag: int, shape: tuple[int, int], fan_in) -> Array:
-        """Kernel rows and a bias row, U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): f32[rows + 1, n].
-
-        One array per layer halves the kernels that have to be compiled for its update.
-        """
-
-        def init(_):
-            seed = counter.fold(init_seed, tag + 2)
-            kernel = counter.uniform(seed, shape)
-            bias = counter.uniform(counter.fold(seed, 0), (1, shape[1]))
-            bound = jax.lax.rsqrt(jnp.asarray(fan_in, jnp.float32))
-            return (2.0 * jnp.concatenate([kernel, bias]) - 1.0) * bound
-
-        # Reading directly skips the shape check of `param`, which would trace the draw again.
-        return (
-            self.param(name, init) if init_seed is not None else self.get_variable("params", name)
-        )
-
-    def _hidden_fn(self, choice: Array, train: bool):
-        """`(layer, width, h, group) -> h`, with what all layers share computed once."""
+    def _control_fn(self, choice: Array, train: bool):
+        """`(layer, active, width) -> Control`; what all layers share is computed once."""
         index = choice[dict(self.positions)["activation"]]
-        drops = train and any(rate > 0.0 for rate in self.dropouts)
-        if drops:
+        rate = seed = None
+        if train and any(rate > 0.0 for rate in self.dropouts):
+            rate = jnp.asarray(self._chosen("dropout", self.dropouts, choice))
             seed = counter.module_seed(self, "dropout")
-            rate = self._chosen("dropout", self.dropouts, choice)
-            scale = 1.0 / (1.0 - rate)
 
-        def hidden(layer, width, h, group):
-            h = activate(self.activations, index, _affine(h, group))
-            if drops:
-                h = counter.dropout(counter.fold(seed, layer), rate, h, scale)
-            if not (isinstance(width, int) and width == h.shape[-1]):
-                h = jnp.where(jnp.arange(h.shape[-1]) < width, h, 0.0)
-            return h
+        def control(layer, active, width):
+            own_seed = None if seed is None else counter.fold(seed, layer)
+            exact = isinstance(width, int) and width == self._capacity()
+            return Control(index, active, None if exact else jnp.asarray(width), rate, own_seed)
 
-        return hidden
+        return control
 
     def extract(self, variables: dict, arch: np.ndarray) -> dict:
         """The variables of the stand-alone `MLP` of a concrete `arch` i32[D]."""
         positions = dict(self.positions)
-        rows = variables["params"]["hidden_0"].shape[0] - 1
+        found = variables["params"]
+        rows = found["hidden_0"].shape[0]
         params = {}
         for layer in range(self.depths[arch[positions["depth"]]]):
             columns = self.widths[arch[positions[self._width_name(layer)]]]
-            params[f"hidden_{layer}"] = self._cut(variables, f"hidden_{layer}", rows, columns)
+            kernel, bias = found[f"hidden_{layer}"], found["biases"][layer]
+            params[f"hidden_{layer}"] = {"kernel": kernel[:rows, :columns], "bias": bias[:columns]}
             rows = columns
-        params["output"] = self._cut(variables, "output", rows, self.num_outputs)
+        params["output"] = {"kernel": found["output"][:rows], "bias": found["output_bias"][0]}
         return {"params": params}
-
-    @staticmethod
-    def _cut(variables: dict, name: str, rows: int, columns: int) -> dict:
-        group = variables["params"][name]
-        return {"kernel": group[:rows, :columns], "bias": group[-1, :columns]}

@@ -12,7 +12,7 @@ from jax import Array
 from jaxnas.nn import counter
 from jaxnas.training.data import Split, Task
 from jaxnas.training.metrics import evaluate, row_losses, score_name
-from jaxnas.training.optimizers import OPTIMIZERS, IndexedTransformation, any_of
+from jaxnas.training.optimizers import OPTIMIZERS, init_any, step_any
 from jaxnas.training.recipe import Recipe
 
 PyTree = Any
@@ -61,7 +61,7 @@ class _Run(NamedTuple):
     arch: Array  # i32[D]
     hyper: dict[str, Array]
     seed: Array  # u32[2]
-    optimizer: IndexedTransformation
+    which: Array  # i32[], the optimiser
     per_epoch: int  # steps
     num_steps: Array  # i32[], over the whole budget
 
@@ -98,25 +98,26 @@ def train_candidate(
     k_init, k_run = jax.random.split(key)
     epochs = jnp.clip(jnp.ceil(budget * recipe.epochs - 1e-4), 1, recipe.epochs).astype(jnp.int32)
     per_epoch = recipe.steps_per_epoch(train.y.shape[0])
+    hyper = {} if trainee.hyperparameters is None else trainee.hyperparameters(arch)
     run = _Run(
         trainee=trainee,
         train=train,
         valid=valid,
         arch=arch,
-        hyper={} if trainee.hyperparameters is None else trainee.hyperparameters(arch),
+        hyper=hyper,
         seed=counter.seed_from_key(k_run),
-        optimizer=any_of([OPTIMIZERS[name]() for name in trainee.optimizers]),
+        which=hyper.get("optimizer", jnp.int32(0)),
         per_epoch=per_epoch,
         num_steps=epochs * per_epoch,
     )
     rest = dict(trainee.module.init(k_init, train.x[:1], arch, train=False))
     params = rest.pop("params")
-    which = run.hyper.get("optimizer", jnp.int32(0))
+    optimizers = _optimizers(run, params)
     loop = _Loop(
         epoch=jnp.int32(0),
         params=params,
         rest=rest,
-        moments={name: run.optimizer.init(which, group) for name, group in params.items()},
+        moments={name: init_any(optimizers[name], run.which, params[name]) for name in params},
         train_curve=jnp.full(recipe.epochs, jnp.nan),
         valid_curve=jnp.full(recipe.epochs, jnp.nan),
         healthy=jnp.asarray(True),
@@ -188,49 +189,48 @@ def _loss_fn(run: _Run, rest, batch: Split, seed: Array):
     return loss_fn
 
 
+def _transforms(run: _Run, weights: PyTree) -> list[optax.GradientTransformation]:
+    """The optimisers to choose from, with weight decay on the leaves where `weights` is true."""
+    decay = run.hyper.get("weight_decay", run.trainee.recipe.weight_decay)
+    bases = [OPTIMIZERS[name]() for name in run.trainee.optimizers]
+    if isinstance(decay, float) and decay == 0.0:
+        return bases
+    decayed = optax.add_decayed_weights(decay, mask=weights)
+    if run.trainee.recipe.decoupled:
+        return [optax.chain(base, decayed) for base in bases]
+    return [optax.chain(decayed, base) for base in bases]
+
+
+def _optimizers(run: _Run, params: PyTree) -> dict[str, list[optax.GradientTransformation]]:
+    """Parameters are updated group by group, so that groups an architecture lacks cost nothing."""
+    module = run.trainee.module
+    if hasattr(module, "weights"):
+        weights = module.weights(params)
+    else:
+        weights = jax.tree.map(lambda p: p.ndim > 1, params)
+    return {name: _transforms(run, weights[name]) for name in params}
+
+
 def _update(run: _Run, rate, gradients, params, moments):
-    """One optimiser step, group by group, so that groups an architecture lacks cost nothing."""
+    """One optimiser step."""
     recipe, module = run.trainee.recipe, run.trainee.module
-    which = run.hyper.get("optimizer", jnp.int32(0))
-    decay = run.hyper.get("weight_decay", recipe.weight_decay)
     if recipe.clip_norm is not None:
         clip = optax.clip_by_global_norm(recipe.clip_norm)
         gradients, _ = clip.update(gradients, clip.init(params))
-
-    decays = not isinstance(decay, float) or decay > 0.0
-    weights = _weights(module, params) if decays else dict.fromkeys(params)
-
-    def decayed(tree, params, weights):
-        if not decays:
-            return tree
-        return jax.tree.map(lambda t, p, w: t + jnp.where(w, decay * p, 0.0), tree, params, weights)
-
-    def update_group(weights, gradients, params, moments):
-        if not recipe.decoupled:
-            gradients = decayed(gradients, params, weights)
-        updates, moments = run.optimizer.update(which, gradients, moments, params)
-        if recipe.decoupled:
-            updates = decayed(updates, params, weights)
-        return jax.tree.map(lambda p, u: p - rate * u, params, updates), moments
-
     active = module.active_groups(run.arch) if hasattr(module, "active_groups") else {}
-    found = {}
-    for name, group in params.items():
-        operands = (weights[name], gradients[name], group, moments[name])
-        if name in active:
-            found[name] = jax.lax.cond(
-                active[name], update_group, lambda w, g, p, m: (p, m), *operands
-            )
-        else:
-            found[name] = update_group(*operands)
+    found = {
+        name: step_any(
+            transforms,
+            run.which,
+            active.get(name),
+            rate,
+            gradients[name],
+            moments[name],
+            params[name],
+        )
+        for name, transforms in _optimizers(run, params).items()
+    }
     return {k: v[0] for k, v in found.items()}, {k: v[1] for k, v in found.items()}
-
-
-def _weights(module, params):
-    """Which parameters decay: what the module says, else those of two or more axes."""
-    if hasattr(module, "weights"):
-        return module.weights(params)
-    return jax.tree.map(lambda p: jnp.full((1,) * p.ndim, p.ndim > 1), params)
 
 
 def _outcome(run: _Run, loop: _Loop) -> Outcome:
