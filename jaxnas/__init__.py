@@ -7,6 +7,8 @@ from jaxnas import spaces as spaces
 from jaxnas import strategies as strategies
 from jaxnas import testing as testing
 from jaxnas import training as training
+from jaxnas.run import resume as resume
+from jaxnas.run import run as run
 from jaxnas.search import Record as Record
 from jaxnas.search import SearchState as SearchState
 from jaxnas.search import best as best
@@ -16,6 +18,7 @@ from jaxnas.search import search as search
 from jaxnas.search import step as step
 from jaxnas.space import Decision as Decision
 from jaxnas.space import SearchSpace as SearchSpace
+from jaxnas.store import RunError as RunError
 from jaxnas.training import Data as Data
 from jaxnas.training import Plan as Plan
 from jaxnas.training import Recipe as Recipe

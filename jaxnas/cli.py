@@ -236,6 +236,7 @@ def _prepare(settings: Settings, args: argparse.Namespace) -> Search:
 
 def _finish(found: Run, made: Search, settings: Settings) -> None:
     found.put_result("plan", {"report": made.plan.report})
+    found.put_result("timing", summary.timing(found, made.plan.num_devices))
     print(summary.results(found, made.space))
     with signals.immediate(stopped_message(found.directory)):
         if settings.retrain_epochs and found.result("winner") is None:

@@ -5,7 +5,7 @@ ONE architecture and are traceable; use `jax.vmap` for batches. Conditional deci
 switched off hold 0, so equal vectors mean equal networks ("canonical form").
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,7 +181,7 @@ def is_valid(space: SearchSpace, arch: Array) -> Array:
     return in_range if space.is_valid is None else in_range & space.is_valid(arch)
 
 
-def _first_valid(space: SearchSpace, key: Array, draw: Callable[[Array], Array]) -> Array:
+def first_valid(space: SearchSpace, key: Array, draw: Callable[[Array], Array]) -> Array:
     """The first valid one of up to `MAX_TRIES` draws, else the last draw."""
     if space.is_valid is None:
         return draw(key)
@@ -220,7 +220,7 @@ def sample(key: Array, space: SearchSpace) -> Array:
       >>> sample(jax.random.key(0), tiny_space()).shape
       (3,)
     """
-    return _first_valid(space, key, lambda k: canonical(space, _draw(k, space)))
+    return first_valid(space, key, lambda k: canonical(space, _draw(k, space)))
 
 
 def mutate(key: Array, space: SearchSpace, arch: Array, rate: float | Array | None = None) -> Array:
@@ -256,7 +256,7 @@ def mutate(key: Array, space: SearchSpace, arch: Array, rate: float | Array | No
         fresh = is_active(space, jnp.where(was_active, child, _draw(k_new, space)))
         return canonical(space, jnp.where(fresh & ~was_active, _draw(k_new, space), child))
 
-    return _first_valid(space, key, draw)
+    return first_valid(space, key, draw)
 
 
 def crossover(
@@ -288,7 +288,7 @@ def crossover(
             from_a = jnp.arange(a.size) < jax.random.randint(k, (), 1, max(a.size, 2))
         return canonical(space, jnp.where(from_a, a, b))
 
-    child = _first_valid(space, key, draw)
+    child = first_valid(space, key, draw)
     return jnp.where(is_valid(space, child), child, a)
 
 
@@ -348,18 +348,9 @@ def num_architectures(space: SearchSpace) -> int:
 
 def all_architectures(space: SearchSpace) -> np.ndarray:
     """Every canonical valid architecture, in lexicographic order: i32[N, D]. For small spaces."""
-
-    def extend(prefix: tuple[int, ...], active: tuple[bool, ...]) -> Iterator[tuple[int, ...]]:
-        d = len(prefix)
-        if d == space.num_decisions:
-            yield prefix
-            return
-        condition = space.decisions[d].active_if
-        on = condition is None or (active[condition[0]] and prefix[condition[0]] in condition[1])
-        for choice in range(space.num_choices[d] if on else 1):
-            yield from extend((*prefix, choice), (*active, on))
-
-    arch = np.asarray(list(extend((), ())), np.int32)
-    if space.is_valid is None:
-        return arch
-    return arch[np.asarray(jax.vmap(space.is_valid)(jnp.asarray(arch)))]
+    grid = np.meshgrid(*map(np.arange, space.num_choices), indexing="ij")
+    arch = jnp.asarray(np.stack(grid, axis=-1).reshape(-1, space.num_decisions), jnp.int32)
+    counts = jax.vmap(lambda row: is_valid(space, row) & jnp.all(canonical(space, row) == row))(
+        arch
+    )
+    return np.asarray(arch)[np.asarray(counts)]

@@ -97,3 +97,24 @@ def _mean_and_sd(values: list[float]) -> str:
         return "none succeeded"
     spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.4f}{spread}"
+
+
+def timing(run: Run, num_devices: int) -> dict[str, float]:
+    """Seconds that a run spent on compiling and on training, over all arms.
+
+    Args:
+      run: a run whose evaluator was `train_from_scratch`.
+      num_devices: devices that trained side by side.
+
+    Returns:
+      `compile_seconds` and `run_seconds`.
+    """
+    rows = run.rows()
+
+    def total(name: str) -> float:
+        return sum(row.metrics.get(name, 0.0) for row in rows)
+
+    return {
+        "compile_seconds": total("compile_seconds"),
+        "run_seconds": total("train_seconds") / num_devices,
+    }

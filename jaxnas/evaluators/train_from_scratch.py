@@ -39,7 +39,8 @@ def train_from_scratch(
     Returns:
       An `Evaluator` without state. Fitness is validation accuracy, or R2 for regression; NaN where
       training diverged. Metrics: `loss`, `accuracy` or `r2`, `train_loss`, `epochs`, `parameters`,
-      `train_seconds`. Cost is `train_seconds`, measured; compilation is not charged.
+      `train_seconds`, `compile_seconds`. Cost is `train_seconds`, measured; compilation is not
+      charged.
 
     Raises:
       ValueError: if `num_candidates` is below 1 or a batch is larger than the data.
@@ -52,7 +53,7 @@ def train_from_scratch(
       >>> proposal = nas.Proposal(jnp.zeros((1, 6), jnp.int32), jnp.ones(1))
       >>> evaluation, _ = evaluator.evaluate(jax.random.key(1), (), proposal)
       >>> sorted(evaluation.metrics)
-      ['accuracy', 'epochs', 'loss', 'parameters', 'train_loss', 'train_seconds']
+      ['accuracy', 'compile_seconds', 'epochs', 'loss', 'parameters', 'train_loss', 'train_seconds']
     """
     recipe = Recipe() if recipe is None else recipe
     recipe.steps_per_epoch(data.train.y.shape[0])

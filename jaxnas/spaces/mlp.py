@@ -14,6 +14,7 @@ import numpy as np
 from jaxnas.nn.activations import ACTIVATIONS
 from jaxnas.nn.mlp import MLP, MLPSupernet
 from jaxnas.space import Decision, SearchSpace
+from jaxnas.training.optimizers import OPTIMIZERS
 
 
 def mlp(
@@ -48,7 +49,7 @@ def mlp(
       `dropout`, `learning_rate`, `optimizer`: 3,600 architectures by default.
 
     Raises:
-      ValueError: for an empty list, a value out of range or an unknown activation.
+      ValueError: for an empty list, a value out of range or an unknown name.
 
     Example:
       >>> space = mlp(10, depths=(1, 2), widths=(16, 32))
@@ -60,6 +61,8 @@ def mlp(
     _check("widths", widths, lambda w: isinstance(w, int) and w >= 1, "whole numbers above 0")
     _check("activations", activations, ACTIVATIONS.__contains__, f"in {sorted(ACTIVATIONS)}")
     _check("dropouts", dropouts, lambda r: 0.0 <= r < 1.0, "rates in [0, 1)")
+    if optimizers:
+        _check("optimizers", optimizers, OPTIMIZERS.__contains__, f"in {sorted(OPTIMIZERS)}")
     if learning_rates:
         _check("learning_rates", learning_rates, lambda r: r > 0.0, "positive numbers")
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxnas.space import SearchSpace, _first_valid, is_active, is_valid, sample
+from jaxnas.space import SearchSpace, first_valid, is_active, is_valid, sample
 from jaxnas.strategies._checks import check_count, check_number, check_option
 from jaxnas.types import Proposal, PyTree, Strategy, split_like
 
@@ -215,7 +215,7 @@ def reinforce(
     def ask(key, state: ReinforceState):
         def propose(k):
             k_policy, k_sample = jax.random.split(k)
-            arch = _first_valid(space, k_policy, lambda k: _draw(k, space, model, state.params))
+            arch = first_valid(space, k_policy, lambda k: _draw(k, space, model, state.params))
             drawn = is_valid(space, arch)
             return jnp.where(drawn, arch, sample(k_sample, space)), drawn
 

@@ -27,8 +27,8 @@ class Training(NamedTuple):
 
     Attributes:
       metrics: `loss` and `accuracy` or `r2` on the validation split, `train_loss`, `epochs`,
-        `parameters`, and `train_seconds` (measured seconds of the call, shared out by predicted
-        work); NaN where a candidate diverged.
+        `parameters`, `train_seconds` (measured seconds of the call, shared out by predicted work)
+        and `compile_seconds` (shared out evenly); scores are NaN where a candidate diverged.
       train_curve: mean training loss per epoch, NaN where there was none.
       valid_curve: validation score per epoch with `recipe.curves`, else NaN.
       variables: with `keep_variables`, the stand-alone network's variables of each candidate.
@@ -284,6 +284,7 @@ class _Collected:
             **self.outcome.metrics,
             "parameters": np.asarray(costs, np.float32),
             "train_seconds": self.seconds,
+            "compile_seconds": np.full_like(self.seconds, self.compile_seconds / len(self.arch)),
         }
         report = (
             f"{plan.report}\nmeasured: compile {self.compile_seconds:.1f} s, "

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from jaxnas import datasets, spaces
 from jaxnas.space import sample
 from jaxnas.training import Recipe, plan, population

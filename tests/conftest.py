@@ -1,0 +1,29 @@
+"""Two CPU devices, so that every test of devices runs on any machine."""
+
+import jax
+import pytest
+
+import jaxnas as nas
+
+jax.config.update("jax_num_cpu_devices", 2)
+
+SPACES = {
+    "tiny": nas.testing.tiny_space,
+    "conditional": nas.testing.conditional_space,
+    "mlp": lambda: nas.spaces.mlp(3),
+    "mlp per layer": lambda: nas.spaces.mlp(
+        3, depths=(1, 2, 4), widths=(8, 16), per_layer=True, optimizers=()
+    ),
+}
+
+
+@pytest.fixture
+def key():
+    """A PRNG key."""
+    return jax.random.key(0)
+
+
+@pytest.fixture(params=SPACES, scope="session")
+def any_space(request):
+    """Every space in turn."""
+    return SPACES[request.param]()

@@ -1,0 +1,86 @@
+"""Every strategy on every space keeps the contract."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnas as nas
+
+# Small enough that all phases of a strategy are seen in ten steps of four.
+OPTIONS = {
+    "regularized_evolution": {"population_size": 12, "tournament_size": 3},
+    "genetic": {"population_size": 12, "num_elites": 3},
+    "reinforce": {"hidden_size": 8},
+}
+
+FLOATS = {
+    "regularized_evolution": ("mutation_rate",),
+    "genetic": ("mutation_rate", "crossover_rate", "truncation_rate"),
+    "reinforce": ("learning_rate", "entropy_weight", "baseline_decay"),
+}
+
+
+def make(name, space, **changes):
+    return nas.strategies.ALL[name](space, batch_size=4, **(OPTIONS.get(name, {}) | changes))
+
+
+@pytest.mark.parametrize("name", nas.strategies.ALL)
+def test_contract(name, any_space):
+    nas.testing.check_strategy(make(name, any_space), any_space)
+
+
+def test_contract_of_the_factorised_policy():
+    space = nas.testing.conditional_space()
+    nas.testing.check_strategy(make("reinforce", space, policy="factorised"), space)
+
+
+def test_contract_of_truncation_and_one_point():
+    space = nas.testing.conditional_space()
+    options = {"selection": "truncation", "crossover": "one_point"}
+    nas.testing.check_strategy(make("genetic", space, **options), space)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [(name, option) for name in FLOATS for option in FLOATS[name]]
+)
+def test_float_hyperparameters_may_be_traced(name, option):
+    space = nas.testing.tiny_space()
+    evaluator = nas.evaluators.from_function(nas.testing.trap_fitness(space))
+    selection = {"selection": "truncation"} if option == "truncation_rate" else {}
+
+    def curve(value):
+        strategy = make(name, space, **{option: value}, **selection)
+        _, history = nas.search(jax.random.key(0), strategy, evaluator, 8)
+        return history.arch
+
+    values = jnp.array([0.05, 0.9])
+    together = jax.jit(jax.vmap(curve))(values)
+    for row, value in zip(together, values, strict=True):
+        np.testing.assert_array_equal(row, curve(float(value)))
+
+
+@pytest.mark.parametrize("name", nas.strategies.ALL)
+def test_batch_size_is_checked(name):
+    with pytest.raises(ValueError, match="batch_size must be"):
+        nas.strategies.ALL[name](nas.testing.tiny_space(), batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("regularized_evolution", {"population_size": 3}, "population_size"),
+        ("regularized_evolution", {"tournament_size": 0}, "tournament_size"),
+        ("regularized_evolution", {"mutation_rate": 1.5}, "mutation_rate"),
+        ("genetic", {"population_size": 5, "num_elites": 3}, "population_size"),
+        ("genetic", {"selection": "roulette"}, "selection"),
+        ("genetic", {"crossover": "two_point"}, "crossover"),
+        ("genetic", {"crossover_rate": -0.1}, "crossover_rate"),
+        ("reinforce", {"policy": "transformer"}, "policy"),
+        ("reinforce", {"baseline_decay": 1.1}, "baseline_decay"),
+        ("reinforce", {"hidden_size": 0}, "hidden_size"),
+    ],
+)
+def test_bad_hyperparameters_are_named(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, nas.testing.tiny_space(), **options)
