@@ -104,7 +104,7 @@ class Settings:
         """How candidates are trained, or how the winner is trained at the end."""
         options = self.options.get("recipe", {}) | {"epochs": self.epochs}
         if retrain:
-            annealed = {"schedule": "cosine"}  # what pays only in a long training
+            annealed: dict[str, Any] = {"schedule": "cosine"}  # what pays only in a long training
             options = annealed | options | self.options.get("retrain", {})
             options["epochs"] = self.retrain_epochs
         with _typed("recipe"):
