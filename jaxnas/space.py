@@ -194,7 +194,7 @@ def first_valid(space: SearchSpace, key: Array, draw: Callable[[Array], Array]) 
         tries, _ = carry
         return tries + 1, draw(jax.random.fold_in(key, tries))
 
-    return jax.lax.while_loop(again, redraw, (1, draw(key)))[1]
+    return jax.lax.while_loop(again, redraw, redraw((0, None)))[1]
 
 
 def _draw(key: Array, space: SearchSpace) -> Array:
@@ -253,8 +253,9 @@ def mutate(key: Array, space: SearchSpace, arch: Array, rate: float | Array | No
         # A shift of 1 to n - 1 modulo n reaches each other choice with equal probability.
         shift = jax.random.randint(k_other, free.shape, 1, jnp.maximum(choices, 2), jnp.int32)
         child = jnp.where(change, (arch + shift) % choices, arch)
-        fresh = is_active(space, jnp.where(was_active, child, _draw(k_new, space)))
-        return canonical(space, jnp.where(fresh & ~was_active, _draw(k_new, space), child))
+        drawn = _draw(k_new, space)
+        fresh = is_active(space, jnp.where(was_active, child, drawn))
+        return canonical(space, jnp.where(fresh & ~was_active, drawn, child))
 
     return first_valid(space, key, draw)
 

@@ -10,8 +10,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 SPACES = {
     "tiny": nas.testing.tiny_space,
     "conditional": nas.testing.conditional_space,
-    "mlp": lambda: nas.spaces.mlp(3),
-    "mlp per layer": lambda: nas.spaces.mlp(
+    "mlp": lambda: nas.spaces.mlp(
         3, depths=(1, 2, 4), widths=(8, 16), per_layer=True, optimizers=()
     ),
 }

@@ -31,7 +31,8 @@ def _mix(h: Array) -> Array:
 def seed_from_key(key: Array) -> Array:
     """The seed u32[2] of a typed PRNG key of any implementation."""
     words = jax.random.key_data(key).astype(jnp.uint32)
-    return jnp.stack([_mix(words[0] ^ jnp.uint32(_TAG)) ^ words[-1], words[-1] ^ words[0] << 16])
+    first = _mix(words[0] ^ jnp.uint32(_TAG))
+    return jnp.stack([first, _mix(words[-1] ^ _mix(first + jnp.uint32(_COLUMN)))])
 
 
 def module_seed(module: Any, stream: str) -> Array:
@@ -48,7 +49,7 @@ def fold(seed: Array, tag: int | Array) -> Array:
     """Another seed u32[2] for stream `tag`: an int in [0, 2**32), or an integer array []."""
     tag = jnp.uint32(tag) if isinstance(tag, int) else tag.astype(jnp.uint32)
     first = _mix(seed[0] ^ _mix(tag * jnp.uint32(_TAG) + jnp.uint32(1)))
-    return jnp.stack([first, _mix(seed[1] + first)])
+    return jnp.stack([first, _mix((seed[1] + jnp.uint32(_COLUMN)) ^ (first * jnp.uint32(_ROW)))])
 
 
 def bits(seed: Array, shape: tuple[int, ...]) -> Array:

@@ -26,7 +26,7 @@ class Control(NamedTuple):
     rate: Array | None  # f32[], dropout in [0, 1)
     seed: Array | None  # u32[2], of the dropout
 
-    def mask(self, shape: tuple[int, int]) -> Array | None:
+    def mask(self, shape: tuple[int, ...]) -> Array | None:
         """f32[shape], what the outputs are multiplied by: 0 for dropped and unused units."""
         scale = None
         if self.rate is not None and self.seed is not None:

@@ -140,7 +140,7 @@ class MLPSupernet(nn.Module):
         kernel = self._uniform("output", (capacity, self.num_outputs), fan_in)
         return h @ kernel + self._uniform("output_bias", (1, self.num_outputs), fan_in)[0]
 
-    def _uniform(self, name: str, shape: tuple[int, int], fan_in: Array | int) -> Array:
+    def _uniform(self, name: str, shape: tuple[int, int], fan_in: Array | float) -> Array:
         """The parameter `name`, at first U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)) by position."""
         if not self.is_initializing():
             # Reading directly skips the shape check of `param`, which would trace the draw again.

@@ -80,7 +80,7 @@ def test_tournament_pressure():
     [
         ("regularized_evolution", {"population_size": 24, "tournament_size": 8}),
         ("genetic", {"population_size": 24, "num_elites": 4}),
-        ("reinforce", {"learning_rate": 0.1}),
+        ("reinforce", {"learning_rate": 0.03}),
         ("reinforce", {"learning_rate": 0.1, "policy": "factorised"}),
     ],
 )

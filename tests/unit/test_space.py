@@ -14,7 +14,7 @@ from jaxnas import space as ops
 from jaxnas.space import Decision, SearchSpace
 from jaxnas.testing import conditional_space, tiny_space
 
-SETTINGS = hypothesis.settings(max_examples=25, deadline=None)
+SETTINGS = hypothesis.settings(max_examples=8, deadline=None)
 
 
 @functools.lru_cache(maxsize=64)
