@@ -319,7 +319,7 @@ def test_same_initial_weights_give_the_same_training(peer, monkeypatch, task):
         found = peer.train(candidate, arrays, theirs, implementations, seed=0)
         for name in ("train_loss", "loss", "accuracy" if task == "classification" else "r2"):
             assert found[name] == pytest.approx(final.metrics[name][i], rel=2e-3, abs=2e-4), name
-        assert found["train_loss"] != pytest.approx(initial.metrics["train_loss"][i], rel=1e-2)
+        assert found["train_loss"] != pytest.approx(initial.metrics["train_loss"][i], rel=1e-3)
 
 
 @pytest.mark.slow
