@@ -3,11 +3,12 @@
 In the shape descriptions, `N` denotes the rows of one part.
 """
 
+import dataclasses
 from typing import Any
 
 from jax import Array
 
-from jaxnas.training.data import Data, from_arrays
+from jaxnas.training.data import Data, Split, from_arrays
 
 
 def _bundled(name: str, **options: Any) -> Any:
@@ -25,8 +26,9 @@ def digits(key: Array, *, images: bool = False, **options: Any) -> Data:
 
     Args:
       key: PRNG key, decides the split.
-      images: whether a row is an image [8, 8, 1] or 64 flat features; pixels are in [0, 1] before
-        they are standardised.
+      images: whether a row is an image [8, 8, 1] or 64 flat features. Pixels have one mean and one
+        scale either way, for they have one unit: on their own, those that are rarely inked would
+        be blown up to noise.
       **options: for `from_arrays`.
 
     Returns:
@@ -38,8 +40,12 @@ def digits(key: Array, *, images: bool = False, **options: Any) -> Data:
       (1079, 8, 8, 1)
     """
     raw = _bundled("digits")
-    x = (raw.images[..., None] if images else raw.data) / 16.0
-    return from_arrays(key, x, raw.target, name="digits", **options)
+    data = from_arrays(key, raw.images[..., None] / 16.0, raw.target, name="digits", **options)
+    if images:
+        return data
+    parts = {"train": data.train, "valid": data.valid, "test": data.test}
+    flat = {name: Split(part.x.reshape(-1, 64), part.y) for name, part in parts.items()}
+    return dataclasses.replace(data, **flat)
 
 
 def diabetes(key: Array, **options: Any) -> Data:
