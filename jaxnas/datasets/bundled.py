@@ -43,9 +43,10 @@ def digits(key: Array, *, images: bool = False, **options: Any) -> Data:
     data = from_arrays(key, raw.images[..., None] / 16.0, raw.target, name="digits", **options)
     if images:
         return data
-    parts = {"train": data.train, "valid": data.valid, "test": data.test}
-    flat = {name: Split(part.x.reshape(-1, 64), part.y) for name, part in parts.items()}
-    return dataclasses.replace(data, **flat)
+    train, valid, test = (
+        Split(part.x.reshape(-1, 64), part.y) for part in (data.train, data.valid, data.test)
+    )
+    return dataclasses.replace(data, train=train, valid=valid, test=test)
 
 
 def diabetes(key: Array, **options: Any) -> Data:
