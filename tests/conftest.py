@@ -1,36 +1,28 @@
-"""Settings and fixtures of all tests; before any of them touches a device."""
+"""Two CPU devices, so that every test of devices runs on any machine."""
 
 import jax
 import pytest
 
-from jaxnas import strategies
-from jaxnas.testing import conditional_space, tiny_space
+import jaxnas as nas
 
 jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_numpy_rank_promotion", "raise")
 
-SPACES = {"tiny": tiny_space(), "conditional": conditional_space()}
+SPACES = {
+    "tiny": nas.testing.tiny_space,
+    "conditional": nas.testing.conditional_space,
+    "mlp": lambda: nas.spaces.mlp(
+        3, depths=(1, 2, 4), widths=(8, 16), per_layer=True, optimizers=()
+    ),
+}
 
 
 @pytest.fixture
 def key():
+    """A PRNG key."""
     return jax.random.key(0)
 
 
-@pytest.fixture(params=SPACES.values(), ids=SPACES)
-def space(request):
-    """Every space that the contract tests cross with every strategy."""
-    return request.param
-
-
-@pytest.fixture(params=sorted(strategies.ALL))
-def strategy_name(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def quick_compile():
-    """Halves the time of tests that compile much and compute little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(params=SPACES, scope="session")
+def any_space(request):
+    """Every space in turn."""
+    return SPACES[request.param]()
