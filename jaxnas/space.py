@@ -237,7 +237,8 @@ def mutate(key: Array, space: SearchSpace, arch: Array, rate: float | Array | No
         number in [0, 1] changes each active decision with that probability. May be traced.
 
     Returns:
-      i32[D], canonical; equal to `arch` where nothing can change.
+      i32[D], canonical; `arch` where nothing can change, or `MAX_TRIES` changes in a row are
+      invalid.
     """
     choices = jnp.asarray(space.num_choices)
     was_active = is_active(space, arch)
@@ -257,7 +258,8 @@ def mutate(key: Array, space: SearchSpace, arch: Array, rate: float | Array | No
         fresh = is_active(space, jnp.where(was_active, child, drawn))
         return canonical(space, jnp.where(fresh & ~was_active, drawn, child))
 
-    return first_valid(space, key, draw)
+    child = first_valid(space, key, draw)
+    return jnp.where(is_valid(space, child), child, arch)
 
 
 def crossover(

@@ -173,3 +173,13 @@ def test_bad_values_are_named():
         space.arch({"b": 7})
     with pytest.raises(ValueError, match="kind must be"):
         ops.crossover(jax.random.key(0), space, jnp.zeros(3), jnp.zeros(3), kind="two_point")
+
+
+def test_an_isolated_valid_architecture_mutates_to_itself(key):
+    space = SearchSpace(
+        "island",
+        tuple(Decision(name, (0, 1)) for name in "abc"),
+        lambda arch: nn.Dense(1),
+        is_valid=lambda a: (a.sum() == 0) | (a.sum() == 3),
+    )
+    np.testing.assert_array_equal(ops.mutate(key, space, jnp.zeros(3, jnp.int32)), [0, 0, 0])
