@@ -54,7 +54,7 @@ class SearchSpace:
       decisions: in an order in which every condition comes before what depends on it.
       network: `(arch) -> nn.Module`, the stand-alone network of a concrete `arch`; nothing masked.
       supernet: `(bucket) -> nn.Module`, whose `__call__(x, choice, *, train)` serves every
-        architecture inside the bucket (see `jaxnas.nn.supernet` for its optional methods).
+        architecture inside the bucket (`jaxnas.nn.MLPSupernet` shows its optional methods).
       hyperparameters: `(arch) -> dict` of traced scalars that replace the recipe's values of the
         same names; `optimizer` is an index into that decision's choices.
       is_valid: `(arch) -> bool[]`, traceable; None: everything is valid.
