@@ -58,6 +58,8 @@ class SearchSpace:
       hyperparameters: `(arch) -> dict` of traced scalars that replace the recipe's values of the
         same names; `optimizer` is an index into that decision's choices.
       is_valid: `(arch) -> bool[]`, traceable; None: everything is valid.
+      representative: `(arch) -> arch`, traceable, one and the same architecture for all that build
+        the same function, for deduplication; None: different vectors build different functions.
     """
 
     name: str
@@ -66,6 +68,7 @@ class SearchSpace:
     supernet: Callable[[Bucket], Any] | None = None
     hyperparameters: Callable[[Array], dict[str, Array]] | None = None
     is_valid: Callable[[Array], Array] | None = None
+    representative: Callable[[Array], Array] | None = None
 
     def __post_init__(self):
         if not self.decisions:
@@ -197,10 +200,12 @@ def first_valid(space: SearchSpace, key: Array, draw: Callable[[Array], Array]) 
     return jax.lax.while_loop(again, redraw, redraw((0, None)))[1]
 
 
-def _draw(key: Array, space: SearchSpace) -> Array:
-    return jax.random.randint(
-        key, (space.num_decisions,), 0, jnp.asarray(space.num_choices), jnp.int32
-    )
+def _pick(uniform: Array, counts: Array) -> Array:
+    """Whole numbers from 0 to counts - 1 out of uniform numbers in [0, 1): i32[D].
+
+    One multiplication, where `randint` with array bounds is four hashes that compile for a second.
+    """
+    return jnp.minimum((uniform * counts).astype(jnp.int32), counts - 1)
 
 
 def sample(key: Array, space: SearchSpace) -> Array:
@@ -220,7 +225,12 @@ def sample(key: Array, space: SearchSpace) -> Array:
       >>> sample(jax.random.key(0), tiny_space()).shape
       (3,)
     """
-    return first_valid(space, key, lambda k: canonical(space, _draw(k, space)))
+    counts = jnp.asarray(space.num_choices)
+
+    def draw(k):
+        return canonical(space, _pick(jax.random.uniform(k, counts.shape), counts))
+
+    return first_valid(space, key, draw)
 
 
 def mutate(key: Array, space: SearchSpace, arch: Array, rate: float | Array | None = None) -> Array:
@@ -240,21 +250,20 @@ def mutate(key: Array, space: SearchSpace, arch: Array, rate: float | Array | No
       i32[D], canonical; `arch` where nothing can change, or `MAX_TRIES` changes in a row are
       invalid.
     """
-    choices = jnp.asarray(space.num_choices)
+    counts = jnp.asarray(space.num_choices)
     was_active = is_active(space, arch)
-    free = was_active & (choices > 1)
+    free = was_active & (counts > 1)
 
     def draw(k):
-        k_which, k_other, k_new = jax.random.split(k, 3)
+        which, other, new = jax.random.uniform(k, (3, *free.shape))
         if rate is None:
-            score = jnp.where(free, jax.random.uniform(k_which, free.shape), -1.0)
-            change = free & (jnp.arange(free.size) == jnp.argmax(score))
+            change = free & (jnp.arange(free.size) == jnp.argmax(jnp.where(free, which, -1.0)))
         else:
-            change = free & jax.random.bernoulli(k_which, rate, free.shape)
+            change = free & (which < rate)
         # A shift of 1 to n - 1 modulo n reaches each other choice with equal probability.
-        shift = jax.random.randint(k_other, free.shape, 1, jnp.maximum(choices, 2), jnp.int32)
-        child = jnp.where(change, (arch + shift) % choices, arch)
-        drawn = _draw(k_new, space)
+        shift = 1 + _pick(other, jnp.maximum(counts - 1, 1))
+        child = jnp.where(change, (arch + shift) % counts, arch)
+        drawn = _pick(new, counts)
         fresh = is_active(space, jnp.where(was_active, child, drawn))
         return canonical(space, jnp.where(fresh & ~was_active, drawn, child))
 
@@ -266,6 +275,9 @@ def crossover(
     key: Array, space: SearchSpace, a: Array, b: Array, *, kind: str = "uniform"
 ) -> Array:
     """Mixes two parents.
+
+    A decision that counts in one parent only comes from that one, wherever the child needs it: the
+    0 that stands for an inactive decision in the other is not a choice anybody made.
 
     Args:
       key: PRNG key.
@@ -284,12 +296,15 @@ def crossover(
     if kind not in ("uniform", "one_point"):
         raise ValueError(f"kind must be 'uniform' or 'one_point', got {kind!r}")
 
+    in_a, in_b = is_active(space, a), is_active(space, b)
+    either, other = jnp.where(in_a, a, b), jnp.where(in_b, b, a)
+
     def draw(k):
         if kind == "uniform":
             from_a = jax.random.bernoulli(k, 0.5, a.shape)
         else:
             from_a = jnp.arange(a.size) < jax.random.randint(k, (), 1, max(a.size, 2))
-        return canonical(space, jnp.where(from_a, a, b))
+        return canonical(space, jnp.where(from_a, either, other))
 
     child = first_valid(space, key, draw)
     return jnp.where(is_valid(space, child), child, a)
@@ -314,6 +329,12 @@ def neighbours(space: SearchSpace, arch: Array) -> Array:
     return jnp.where(valid[:, None], stacked, arch)
 
 
+def representative(space: SearchSpace, arch: Array) -> Array:
+    """The one architecture i32[D] that stands for all that build the same function as `arch`."""
+    arch = canonical(space, arch)
+    return arch if space.representative is None else space.representative(arch)
+
+
 def encode(space: SearchSpace, arch: Array) -> Array:
     """One-hot encoding of `arch` i32[D]: f32[sum of choices], zeros for inactive decisions."""
     active = is_active(space, arch)
@@ -326,34 +347,3 @@ def decode(space: SearchSpace, encoding: Array) -> Array:
     ends = np.cumsum(space.num_choices)
     blocks = jnp.split(encoding, ends[:-1])
     return canonical(space, jnp.stack([jnp.argmax(block) for block in blocks]))
-
-
-def num_architectures(space: SearchSpace) -> int:
-    """How many canonical architectures there are, before `is_valid` is asked."""
-    children: dict[int, list[int]] = {d: [] for d in range(space.num_decisions)}
-    for d, decision in enumerate(space.decisions):
-        if decision.active_if is not None:
-            children[decision.active_if[0]].append(d)
-
-    def count(d: int) -> int:
-        total = 0
-        for choice in range(space.num_choices[d]):
-            product = 1
-            for child in children[d]:
-                condition = space.decisions[child].active_if
-                product *= count(child) if condition and choice in condition[1] else 1
-            total += product
-        return total
-
-    roots = [d for d, decision in enumerate(space.decisions) if decision.active_if is None]
-    return int(np.prod([count(d) for d in roots], dtype=object))
-
-
-def all_architectures(space: SearchSpace) -> np.ndarray:
-    """Every canonical valid architecture, in lexicographic order: i32[N, D]. For small spaces."""
-    grid = np.meshgrid(*map(np.arange, space.num_choices), indexing="ij")
-    arch = jnp.asarray(np.stack(grid, axis=-1).reshape(-1, space.num_decisions), jnp.int32)
-    counts = jax.vmap(lambda row: is_valid(space, row) & jnp.all(canonical(space, row) == row))(
-        arch
-    )
-    return np.asarray(arch)[np.asarray(counts)]

@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from jaxnas import enumeration
 from jaxnas import space as ops
 from jaxnas.evaluators.from_function import from_function
 from jaxnas.search import search, start, step, step_key
@@ -111,12 +112,17 @@ def check_space(space: SearchSpace, *, num_samples: int = 32) -> None:
         k_a, k_b, k_mutate, k_cross = jax.random.split(key, 4)
         a, b = ops.sample(k_a, space), ops.sample(k_b, space)
         child, mix = ops.mutate(k_mutate, space, a), ops.crossover(k_cross, space, a, b)
-        return a, child, mix, ops.neighbours(space, a), ops.decode(space, ops.encode(space, a))
+        decoded = ops.decode(space, ops.encode(space, a))
+        one = ops.representative(space, a)
+        twice = ops.representative(space, one)
+        return a, child, mix, ops.neighbours(space, a), decoded, one, twice
 
     keys = jax.random.split(jax.random.key(0), num_samples)
-    arch, child, mix, around, decoded = jax.tree.map(np.asarray, probe(keys))
+    arch, child, mix, around, decoded, one, twice = jax.tree.map(np.asarray, probe(keys))
     for name, made in (("sample", arch), ("mutate", child), ("crossover", mix)):
         _check_arch(made, space, f"{name}(…)")
+    _check_arch(one, space, "representative(…)")
+    _require((twice == one).all(), "representative(representative(arch)) is another one")
     _check_arch(around.reshape(-1, space.num_decisions), space, "neighbours(…)")
     _require((decoded == arch).all(), "decode(encode(arch)) differs from arch")
     for row in arch[:4]:
@@ -129,8 +135,8 @@ def check_space(space: SearchSpace, *, num_samples: int = 32) -> None:
     if space.hyperparameters is not None:
         for name, value in jax.eval_shape(space.hyperparameters, arch[0]).items():
             _require(value.shape == (), f"hyperparameter {name!r} has shape {value.shape}, not ()")
-    if ops.num_architectures(space) <= 4096:
-        every = {tuple(row) for row in ops.all_architectures(space).tolist()}
+    if enumeration.num_architectures(space) <= 4096:
+        every = {tuple(row) for row in enumeration.all_architectures(space).tolist()}
         _require({tuple(row) for row in arch.tolist()} <= every, "sample leaves all_architectures")
 
 

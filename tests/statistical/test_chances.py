@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 import jaxnas as nas
+from jaxnas import enumeration
 from jaxnas import space as ops
 from jaxnas.nn import counter
 
@@ -68,7 +69,7 @@ def test_tournament_pressure():
         space, batch_size=4, population_size=8, tournament_size=size, mutation_rate=0.0
     )
     state = strategy.init(jax.random.key(0))
-    arch = jnp.asarray(ops.all_architectures(space)[:8])
+    arch = jnp.asarray(enumeration.all_architectures(space)[:8])
     state = state._replace(arch=arch, fitness=jnp.arange(8.0), count=jnp.int32(8))
     asked = jax.vmap(lambda k: strategy.ask(k, state).arch)(keys(2000)).reshape(-1, 3)
     wins = int((np.asarray(asked) == np.asarray(arch[-1])).all(axis=1).sum())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from jaxnas import enumeration
 from jaxnas import space as ops
 from jaxnas.space import Decision, SearchSpace
 from jaxnas.testing import conditional_space, tiny_space
@@ -74,8 +75,8 @@ def compiled(space):
 def test_operations_on_random_spaces(shape, seed):
     space = build(shape)
     found = compiled(space)(seed)
-    every = {tuple(row) for row in ops.all_architectures(space).tolist()}
-    assert len(every) == ops.num_architectures(space)
+    every = {tuple(row) for row in enumeration.all_architectures(space).tolist()}
+    assert len(every) == enumeration.num_architectures(space)
     for name in ("a", "mutant", "rewritten", "uniform", "one_point"):
         assert {tuple(row) for row in found[name].tolist()} <= every
     assert found["valid"].all()
@@ -98,11 +99,13 @@ def check_mutant(space, a, mutant, active):
 
 
 def check_children(space, a, b, uniform, one_point):
+    in_a, in_b = np.array(space.active_mask(a)), np.array(space.active_mask(b))
     for child in (uniform, one_point):
-        # A decision of the child comes from a parent; 0 where canonical form switched it off.
+        # A decision of the child comes from a parent in which it counts.
         on = np.array(space.active_mask(child))
-        assert (((child == a) | (child == b)) | ~on).all()
-    cuts = [np.where(np.arange(len(a)) < cut, a, b) for cut in range(1, max(len(a), 2))]
+        assert (((child == a) & in_a | (child == b) & in_b) | ~on).all()
+    first, second = np.where(in_a, a, b), np.where(in_b, b, a)
+    cuts = [np.where(np.arange(len(a)) < cut, first, second) for cut in range(1, max(len(a), 2))]
     wanted = [np.where(space.active_mask(cut), cut, 0) for cut in cuts]
     assert any((one_point == cut).all() for cut in wanted)
 
@@ -132,7 +135,7 @@ def test_newly_active_decisions_are_drawn_not_zero():
 
 def test_validity_rules_are_kept():
     space = conditional_space()
-    every = ops.all_architectures(space)
+    every = enumeration.all_architectures(space)
     assert not ((every[:, 0] == 2) & (every[:, 1] == 1)).any()
     keys = jax.random.split(jax.random.key(0), 500)
     drawn = np.asarray(jax.vmap(lambda k: ops.sample(k, space))(keys))
@@ -183,3 +186,30 @@ def test_an_isolated_valid_architecture_mutates_to_itself(key):
         is_valid=lambda a: (a.sum() == 0) | (a.sum() == 3),
     )
     np.testing.assert_array_equal(ops.mutate(key, space, jnp.zeros(3, jnp.int32)), [0, 0, 0])
+
+
+def test_enumeration_makes_canonical_rows_only():
+    # The full product has 4**20 rows; only 61 of this chain of conditions are canonical.
+    first = Decision("d0", (0, 1, 2, 3))
+    chain = [Decision(f"d{i}", (0, 1, 2, 3), active_if=(i - 1, (3,))) for i in range(1, 20)]
+    space = SearchSpace("chain", (first, *chain), lambda arch: nn.Dense(1))
+    every = enumeration.all_architectures(space)
+    assert len(every) == enumeration.num_architectures(space) == 3 * 20 + 1
+    assert sorted(every.tolist()) == every.tolist()
+
+
+def test_enumeration_refuses_large_spaces():
+    large = SearchSpace(
+        "large", tuple(Decision(f"d{i}", (0, 1)) for i in range(64)), lambda arch: nn.Dense(1)
+    )
+    assert enumeration.num_architectures(large) == 2**64
+    with pytest.raises(ValueError, match="limit is 10,000,000"):
+        enumeration.all_architectures(large)
+
+
+def test_representatives_are_one_per_function():
+    plain = tiny_space()
+    arch = jnp.asarray([2, 1, 0])
+    np.testing.assert_array_equal(ops.representative(plain, arch), arch)
+    sorting = SearchSpace("s", plain.decisions, plain.network, representative=jnp.sort)
+    np.testing.assert_array_equal(ops.representative(sorting, arch), [0, 1, 2])
