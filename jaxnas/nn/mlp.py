@@ -1,6 +1,7 @@
 """Multilayer perceptrons: the stand-alone network, and the supernet that holds many of them."""
 
 import zlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -152,15 +153,17 @@ class MLPSupernet(nn.Module):
     def _control_fn(self, choice: Array, train: bool):
         """`(layer, active, width) -> Control`; what all layers share is computed once."""
         index = choice[dict(self.positions)["activation"]]
-        rate = seed = None
+        rate = seeds = None
         if train and any(rate > 0.0 for rate in self.dropouts):
             rate = jnp.asarray(self._chosen("dropout", self.dropouts, choice))
-            seed = counter.module_seed(self, "dropout")
+            # All layers' seeds in one kernel.
+            own = partial(counter.fold, counter.module_seed(self, "dropout"))
+            seeds = jax.vmap(own)(jnp.arange(self._depth_range()[1]))
 
         def control(layer, active, width):
-            own_seed = None if seed is None else counter.fold(seed, layer)
             exact = isinstance(width, int) and width == self._capacity()
-            return Control(index, active, None if exact else jnp.asarray(width), rate, own_seed)
+            columns = None if exact else jnp.asarray(width)
+            return Control(index, active, columns, rate, None if seeds is None else seeds[layer])
 
         return control
 

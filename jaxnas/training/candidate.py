@@ -12,7 +12,7 @@ from jax import Array
 from jaxnas.nn import counter
 from jaxnas.training.data import Split, Task
 from jaxnas.training.metrics import evaluate, row_losses, score_name
-from jaxnas.training.optimizers import OPTIMIZERS, init_any, step_any
+from jaxnas.training.optimizers import OPTIMIZERS, Optimizer, Step, init_any, step_any
 from jaxnas.training.recipe import Recipe
 
 PyTree = Any
@@ -65,6 +65,11 @@ class _Run(NamedTuple):
     per_epoch: int  # steps
     num_steps: Array  # i32[], over the whole budget
 
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """Those that `which` chooses from."""
+        return [OPTIMIZERS[name] for name in self.trainee.optimizers]
+
 
 class _Loop(NamedTuple):
     """What changes."""
@@ -72,7 +77,7 @@ class _Loop(NamedTuple):
     epoch: Array  # i32[]
     params: PyTree
     rest: PyTree  # the module's other collections, batch statistics for example
-    moments: dict[str, list[Array]]  # optimiser state per parameter group
+    moments: dict[str, tuple[PyTree, ...]]  # optimiser state per parameter group
     train_curve: Array  # f32[E]
     valid_curve: Array  # f32[E]
     healthy: Array  # bool[], all losses so far finite
@@ -95,7 +100,9 @@ def train_candidate(
       The outcome, and the trained Flax variables.
     """
     recipe = trainee.recipe
-    k_init, k_run = jax.random.split(key)
+    # The counter hash throughout: one threefry split is a loop and six kernels to compile.
+    seed = counter.seed_from_key(key)
+    k_init = jax.random.wrap_key_data(counter.fold(seed, 0), impl="threefry2x32")
     epochs = jnp.clip(jnp.ceil(budget * recipe.epochs - 1e-4), 1, recipe.epochs).astype(jnp.int32)
     per_epoch = recipe.steps_per_epoch(train.y.shape[0])
     hyper = {} if trainee.hyperparameters is None else trainee.hyperparameters(arch)
@@ -105,19 +112,18 @@ def train_candidate(
         valid=valid,
         arch=arch,
         hyper=hyper,
-        seed=counter.seed_from_key(k_run),
+        seed=counter.fold(seed, 1),
         which=hyper.get("optimizer", jnp.int32(0)),
         per_epoch=per_epoch,
         num_steps=epochs * per_epoch,
     )
     rest = dict(trainee.module.init(k_init, train.x[:1], arch, train=False))
     params = rest.pop("params")
-    optimizers = _optimizers(run, params)
     loop = _Loop(
         epoch=jnp.int32(0),
         params=params,
         rest=rest,
-        moments={name: init_any(optimizers[name], run.which, params[name]) for name in params},
+        moments={name: init_any(run.optimizers, params[name]) for name in params},
         train_curve=jnp.full(recipe.epochs, jnp.nan),
         valid_curve=jnp.full(recipe.epochs, jnp.nan),
         healthy=jnp.asarray(True),
@@ -158,12 +164,9 @@ def _epoch(run: _Run, loop: _Loop) -> _Loop:
 def _step(run: _Run, index, batch: Split, carry):
     """One gradient and one update: `carry` is (params, rest, moments, sum of losses)."""
     params, rest, moments, total = carry
-    recipe, hyper = run.trainee.recipe, run.hyper
     loss_fn = _loss_fn(run, rest, batch, counter.fold(run.seed, 2 * index))
     (loss, rest), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
-    rate = hyper.get("learning_rate", recipe.learning_rate)
-    rate = rate * recipe.rate_factor(index, run.num_steps)
-    params, moments = _update(run, rate, gradients, params, moments)
+    params, moments = _update(run, index, gradients, params, moments)
     return params, rest, moments, total + loss
 
 
@@ -189,46 +192,41 @@ def _loss_fn(run: _Run, rest, batch: Split, seed: Array):
     return loss_fn
 
 
-def _transforms(run: _Run, weights: PyTree) -> list[optax.GradientTransformation]:
-    """The optimisers to choose from, with weight decay on the leaves where `weights` is true."""
-    decay = run.hyper.get("weight_decay", run.trainee.recipe.weight_decay)
-    bases = [OPTIMIZERS[name]() for name in run.trainee.optimizers]
-    if isinstance(decay, float) and decay == 0.0:
-        return bases
-    decayed = optax.add_decayed_weights(decay, mask=weights)
-    if run.trainee.recipe.decoupled:
-        return [optax.chain(base, decayed) for base in bases]
-    return [optax.chain(decayed, base) for base in bases]
-
-
-def _optimizers(run: _Run, params: PyTree) -> dict[str, list[optax.GradientTransformation]]:
-    """Parameters are updated group by group, so that groups an architecture lacks cost nothing."""
-    module = run.trainee.module
+def _decayed(module, params) -> PyTree:
+    """Which parameters weight decay applies to: weights, not biases."""
     if hasattr(module, "weights"):
-        weights = module.weights(params)
-    else:
-        weights = jax.tree.map(lambda p: p.ndim > 1, params)
-    return {name: _transforms(run, weights[name]) for name in params}
+        return module.weights(params)
+    return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def _update(run: _Run, rate, gradients, params, moments):
-    """One optimiser step."""
-    recipe, module = run.trainee.recipe, run.trainee.module
+def _update(run: _Run, index, gradients, params, moments):
+    """One optimiser step, group by group, so that groups an architecture lacks cost nothing."""
+    recipe, hyper, module = run.trainee.recipe, run.hyper, run.trainee.module
     if recipe.clip_norm is not None:
         clip = optax.clip_by_global_norm(recipe.clip_norm)
         gradients, _ = clip.update(gradients, clip.init(params))
+    rate = hyper.get("learning_rate", recipe.learning_rate)
+    decay = hyper.get("weight_decay", recipe.weight_decay or None)
+    step = Step(
+        index=run.which,
+        count=(index + 1).astype(jnp.float32),
+        rate=rate * recipe.rate_factor(index, run.num_steps),
+        decay=decay,
+        decoupled=recipe.decoupled,
+    )
     active = module.active_groups(run.arch) if hasattr(module, "active_groups") else {}
+    decayed = _decayed(module, params)
     found = {
         name: step_any(
-            transforms,
-            run.which,
+            run.optimizers,
+            step,
             active.get(name),
-            rate,
             gradients[name],
             moments[name],
             params[name],
+            decayed[name],
         )
-        for name, transforms in _optimizers(run, params).items()
+        for name in params
     }
     return {k: v[0] for k, v in found.items()}, {k: v[1] for k, v in found.items()}
 

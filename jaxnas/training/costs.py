@@ -110,9 +110,9 @@ class CostModel(NamedTuple):
       parameter: reading and writing one parameter, its gradient and its optimiser state.
     """
 
-    compile_program: float = 0.7
-    compile_layer: float = 0.27
+    compile_program: float = 0.9
+    compile_layer: float = 0.33
     step: float = 2e-5
     layer: float = 7e-6
     flop: float = 1.2e-11
-    parameter: float = 1.8e-9
+    parameter: float = 1.4e-9

@@ -1,137 +1,196 @@
-"""Optimisers by name, and one step of whichever of them a candidate chose."""
+"""Optimisers by name, and one step of whichever of them a candidate chose.
+
+A step is bound by memory: parameters, gradients and moments are read, parameters and moments
+written. So an optimiser here is split in two elementwise halves, moments first and then the
+direction as a function of the new moments. Each array is then updated in place in a single pass,
+which XLA cannot do for an update that returns both at once, since its directions are computed from
+the old moments: those would have to be copied first. The formulas are those of the papers with the
+constants of PyTorch's defaults, which is what the NAS literature trained with; a test holds them to
+optax.
+"""
 
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
-PyTree = Any
-Transforms = Sequence[optax.GradientTransformation]
+from jaxnas.nn.activations import select
 
-# Directions of unit learning rate; the recipe's schedule scales them. Constants are PyTorch's
-# defaults, which is what the NAS literature trained with.
-OPTIMIZERS: MappingProxyType[str, Callable[[], optax.GradientTransformation]] = MappingProxyType(
+PyTree = Any
+Moments = tuple[Array, ...]
+
+
+class Optimizer(NamedTuple):
+    """An elementwise rule `parameter - rate * direction`.
+
+    Attributes:
+      num_moments: arrays that it carries per parameter, zero at first.
+      update: `(gradient, moments) -> moments`.
+      direction: `(gradient, new moments, count f32[]) -> direction`, count from 1.
+    """
+
+    num_moments: int
+    update: Callable[[Array, Moments], Moments]
+    direction: Callable[[Array, Moments, Array], Array]
+
+
+def _average(decay: float, old: Array, new: Array) -> Array:
+    return decay * old + (1.0 - decay) * new
+
+
+def _adam(b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
+    """Kingma & Ba, "Adam", ICLR 2015, https://arxiv.org/abs/1412.6980, Algorithm 1."""
+
+    def update(gradient, moments):
+        return _average(b1, moments[0], gradient), _average(b2, moments[1], gradient * gradient)
+
+    def direction(gradient, moments, count):
+        del gradient
+        first, second = 1.0 / (1.0 - b1**count), 1.0 / (1.0 - b2**count)
+        return moments[0] * first / (jnp.sqrt(moments[1] * second) + epsilon)
+
+    return Optimizer(2, update, direction)
+
+
+def _momentum(decay: float = 0.9, nesterov: bool = False) -> Optimizer:
+    """Heavy ball, and the form of Nesterov's method of Sutskever et al., ICML 2013."""
+
+    def direction(gradient, moments, count):
+        del count
+        return gradient + decay * moments[0] if nesterov else moments[0]
+
+    return Optimizer(1, lambda gradient, moments: (gradient + decay * moments[0],), direction)
+
+
+def _rmsprop(decay: float = 0.99, epsilon: float = 1e-8) -> Optimizer:
+    """Tieleman & Hinton, Coursera lecture 6.5, 2012."""
+    return Optimizer(
+        1,
+        lambda gradient, moments: (_average(decay, moments[0], gradient * gradient),),
+        lambda gradient, moments, count: gradient / (jnp.sqrt(moments[0]) + epsilon),
+    )
+
+
+def _lion(b1: float = 0.9, b2: float = 0.99) -> Optimizer:
+    """Chen et al., 2023, https://arxiv.org/abs/2302.06675, Algorithm 2.
+
+    The direction interpolates with the moment before the update, which follows from the one after.
+    """
+
+    def direction(gradient, moments, count):
+        del count
+        before = (moments[0] - (1.0 - b2) * gradient) / b2
+        return jnp.sign(_average(b1, before, gradient))
+
+    return Optimizer(1, lambda gradient, moments: (_average(b2, moments[0], gradient),), direction)
+
+
+OPTIMIZERS: MappingProxyType[str, Optimizer] = MappingProxyType(
     {
-        "adam": lambda: optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
-        "sgd": optax.identity,
-        "momentum": lambda: optax.trace(decay=0.9),
-        "nesterov": lambda: optax.trace(decay=0.9, nesterov=True),
-        "rmsprop": lambda: optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False),
-        "lion": optax.scale_by_lion,
+        "adam": _adam(),
+        "sgd": Optimizer(0, lambda gradient, moments: (), lambda gradient, *_: gradient),
+        "momentum": _momentum(),
+        "nesterov": _momentum(nesterov=True),
+        "rmsprop": _rmsprop(),
+        "lion": _lion(),
     }
 )
 
 
-def _layout(transforms: Transforms, params: PyTree):
-    """Slots that hold the state of any one transformation, and each one's places among them.
+class Step(NamedTuple):
+    """What one step has in common for all parameters.
 
-    Leaves of equal shape and dtype share a slot, since a candidate needs one state only: Adam, SGD
-    and RMSprop together take Adam's two moments.
+    Attributes:
+      index: i32[], the optimiser among those to choose from.
+      count: f32[], steps including this one.
+      rate: f32[], learning rate.
+      decay: f32[], weight decay; None: none.
+      decoupled: whether the decay bypasses the optimiser. Static.
     """
-    slots: list[jax.ShapeDtypeStruct] = []
-    places: list[list[int]] = []
-    structures = []
-    for transform in transforms:
-        leaves, structure = jax.tree.flatten(jax.eval_shape(transform.init, params))
-        place: list[int] = []
-        for leaf in leaves:
-            fit = (
-                s
-                for s, slot in enumerate(slots)
-                if s not in place and (slot.shape, slot.dtype) == (leaf.shape, leaf.dtype)
-            )
-            place.append(next(fit, len(slots)))
-            if place[-1] == len(slots):
-                slots.append(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
-        places.append(place)
-        structures.append(structure)
-    return slots, places, structures
+
+    index: Array
+    count: Array
+    rate: Array
+    decay: Array | float | None = None
+    decoupled: bool = False
 
 
-def init_any(transforms: Transforms, index: Array, params: PyTree) -> list[Array]:
-    """The first state of `transforms[index]`, in slots that suit each of them.
-
-    Args:
-      transforms: at least one; every leaf of their states is an array.
-      index: i32[], may be traced.
-      params: what will be optimised.
-
-    Returns:
-      A list of arrays.
-    """
-    slots, places, _ = _layout(transforms, params)
-
-    def branch(transform, place):
-        def make():
-            state = [jnp.zeros(slot.shape, slot.dtype) for slot in slots]
-            for slot, leaf in zip(place, jax.tree.leaves(transform.init(params)), strict=True):
-                state[slot] = jnp.asarray(leaf)
-            return state
-
-        return make
-
-    branches = [branch(t, place) for t, place in zip(transforms, places, strict=True)]
-    return branches[0]() if len(branches) == 1 else jax.lax.switch(index, branches)
+def init_any(optimizers: Sequence[Optimizer], params: PyTree) -> tuple[PyTree, ...]:
+    """The first moments: as many trees like `params` as the most demanding optimiser needs."""
+    most = max(optimizer.num_moments for optimizer in optimizers)
+    return tuple(jax.tree.map(jnp.zeros_like, params) for _ in range(most))
 
 
 def step_any(
-    transforms: Transforms,
-    index: Array,
+    optimizers: Sequence[Optimizer],
+    step: Step,
     active: Array | None,
-    rate: Array,
     gradients: PyTree,
-    state: list[Array],
+    moments: tuple[PyTree, ...],
     params: PyTree,
-) -> tuple[PyTree, list[Array]]:
-    """One step `params - rate * direction` of `transforms[index]`, or nothing where not `active`.
+    decayed: PyTree,
+) -> tuple[PyTree, tuple[PyTree, ...]]:
+    """One step of `optimizers[step.index]`, or nothing where not `active`.
 
     Args:
-      transforms: as for `init_any`.
-      index: i32[], may be traced.
+      optimizers: at least one. Static.
+      step: the settings of this step.
       active: bool[], whether to step at all; None: always.
-      rate: f32[], learning rate.
       gradients: like `params`.
-      state: from `init_any` or the step before.
+      moments: from `init_any` or the step before.
       params: what is optimised.
+      decayed: like `params` with booleans: whether weight decay applies. Static.
 
     Returns:
-      The new parameters and state.
+      The new parameters and moments.
 
     Example:
-      >>> both = [optax.identity(), optax.trace(0.9)]
-      >>> state = init_any(both, jnp.int32(1), jnp.zeros(2))
-      >>> step_any(both, jnp.int32(1), None, 0.5, jnp.ones(2), state, jnp.zeros(2))[0].tolist()
+      >>> both = [OPTIMIZERS["sgd"], OPTIMIZERS["momentum"]]
+      >>> first, step = init_any(both, jnp.zeros(2)), Step(jnp.int32(1), 1.0, 0.5)
+      >>> step_any(both, step, None, jnp.ones(2), first, jnp.zeros(2), True)[0].tolist()
       [-0.5, -0.5]
     """
-    _, places, structures = _layout(transforms, params)
 
-    def branch(transform, place, structure):
-        def direct(gradients, state, params):
-            own = jax.tree.unflatten(structure, [state[slot] for slot in place])
-            directions, own = transform.update(gradients, own, params)
-            state = list(state)
-            for slot, leaf in zip(place, jax.tree.leaves(own), strict=True):
-                state[slot] = leaf
-            return jax.tree.map(lambda p, d: p - rate * d, params, directions), state
-
-        return direct
-
-    branches = [branch(*each) for each in zip(transforms, places, structures, strict=True)]
-
-    # The switch stands inside the condition, for XLA elides the copies of a branch that changes
-    # nothing in a condition of two branches, but not in a switch of four.
-    def run(gradients, state, params):
-        if len(branches) == 1:
-            params, state = branches[0](gradients, state, params)
-        else:
-            params, state = jax.lax.switch(index, branches, gradients, state, params)
-        return params, state
+    def run(gradients, moments, params):
+        leaves, structure = jax.tree.flatten(params)
+        columns = [structure.flatten_up_to(tree) for tree in (gradients, *moments, decayed)]
+        found = [_step_leaf(optimizers, step, p, *rest) for p, *rest in zip(leaves, *columns)]  # noqa: B905
+        trees = [jax.tree.unflatten(structure, column) for column in zip(*found, strict=True)]
+        return trees[0], tuple(trees[1:])
 
     if active is None:
-        return run(gradients, state, params)
-    skip = lambda gradients, state, params: (params, state)  # noqa: E731
-    return jax.lax.cond(active, run, skip, gradients, state, params)
+        return run(gradients, moments, params)
+    skip = lambda gradients, moments, params: (params, moments)  # noqa: E731
+    return jax.lax.cond(active, run, skip, gradients, moments, params)
+
+
+def _step_leaf(optimizers, step: Step, param, gradient, *moments_and_decayed):
+    """One array's new value and moments.
+
+    All rules are computed and one is selected, in the passes over memory that an update costs
+    anyway: a `switch` computes less, but copies parameters and moments on the way into it.
+    """
+    *moments, decayed = moments_and_decayed
+    decays = decayed and step.decay is not None
+    if decays and not step.decoupled:
+        gradient = gradient + step.decay * param
+    options = []
+    for optimizer in optimizers:
+        new = optimizer.update(gradient, tuple(moments[: optimizer.num_moments]))
+        options.append((*new, *moments[optimizer.num_moments :]))
+    moments = [select(step.index, slot) for slot in zip(*options, strict=True)]
+    # Without the barrier the direction would be computed from the old moments again.
+    *moments, gradient, param = jax.lax.optimization_barrier((*moments, gradient, param))
+    direction = select(
+        step.index,
+        [
+            optimizer.direction(gradient, tuple(moments[: optimizer.num_moments]), step.count)
+            for optimizer in optimizers
+        ],
+    )
+    if decays and step.decoupled:
+        direction = direction + step.decay * param
+    return param - step.rate * direction, *moments
