@@ -8,6 +8,7 @@ machine of a kind, and a resumed search repeats the arithmetic of an uninterrupt
 
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -48,15 +49,26 @@ class Plan:
         """The bucket that trains a concrete canonical `arch` i32[D]."""
         if space.supernet is None:
             return tuple((int(c),) for c in arch)
-        bucket = list(space.full_bucket)
         active = space.active_mask(arch)
+        chosen = []
         for positions, cells in self.cells:
             largest = max((int(arch[p]) for p in positions if active[p]), default=0)
-            cell = next(cell for cell in cells if largest in cell)
-            if len(positions) > 1:
-                cell = tuple(range(max(cell) + 1))
+            chosen.append(next(cell for cell in cells if largest in cell))
+        return self._bucket(space, chosen)
+
+    def buckets(self, space: SearchSpace) -> list[Bucket]:
+        """Every bucket of the plan, in the order of a program; empty without a supernet."""
+        if space.supernet is None:
+            return []
+        chosen = itertools.product(*(cells for _, cells in self.cells))
+        return sorted({self._bucket(space, each) for each in chosen})
+
+    def _bucket(self, space: SearchSpace, chosen: Sequence[tuple[int, ...]]) -> Bucket:
+        """The bucket with the cell `chosen[g]` of every size group g."""
+        bucket = list(space.full_bucket)
+        for (positions, _), cell in zip(self.cells, chosen, strict=True):
             for position in positions:
-                bucket[position] = cell
+                bucket[position] = cell if len(positions) == 1 else tuple(range(max(cell) + 1))
         return tuple(bucket)
 
 

@@ -179,7 +179,8 @@ def train(
       data: what to train and validate on.
       recipe: how to train.
       key: PRNG key, consumed.
-      plan: from `plan.choose`; None: chosen for these candidates.
+      plan: from `plan.choose`; all its buckets are compiled, so that the next call with other
+        candidates compiles nothing. None: chosen for these candidates.
       budget: f32[P] in (0, 1], fraction of the recipe's epochs; None: all of them.
       keep_variables: whether to return every candidate's stand-alone variables.
 
@@ -192,10 +193,11 @@ def train(
     """
     arch = _checked_arch(space, arch)
     budget = _checked_budget(budget, len(arch))
+    kept = [] if plan is None else plan.buckets(space)
     if plan is None:
         plan = planning.choose(space, recipe, data, len(arch), arch=arch)
     buckets = [plan.bucket_of(space, row) for row in arch]
-    distinct = sorted(set(buckets))
+    distinct = kept or sorted(set(buckets))
     bucket_ids = np.asarray([distinct.index(bucket) for bucket in buckets])
     seconds = _predicted_seconds(space, plan, arch, budget, data, recipe)
     trainees = tuple(_trainee(space, bucket, data.task, recipe) for bucket in distinct)

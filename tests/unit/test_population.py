@@ -77,6 +77,16 @@ def test_same_plan_is_equal_to_the_bit(space, arch, data, reference):
     assert again.compile_seconds == 0.0
 
 
+def test_one_plan_compiles_once_whatever_candidates_come(space, data):
+    recipe = Recipe(epochs=1, batch_size=16)
+    every = plan.choose(space, recipe, data, 2, cells=EXACT)
+    narrow = np.asarray(space.arch({"width": 4}))[None]
+    wide = np.asarray(space.arch({"width": 12}))[None]
+    key = jax.random.key(0)
+    assert population.train(space, narrow, data, recipe, key, every).compile_seconds > 0.0
+    assert population.train(space, wide, data, recipe, key, every).compile_seconds == 0.0
+
+
 def test_candidates_do_not_depend_on_their_company(space, arch, data, reference):
     alone = run(space, arch[:1], data, cells=EXACT, num_devices=1)
     np.testing.assert_allclose(alone.metrics["loss"], reference.metrics["loss"][:1], rtol=1e-5)
