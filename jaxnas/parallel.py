@@ -3,10 +3,12 @@
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 def cpu_devices(num_devices: int | None = None) -> int:
@@ -42,7 +44,58 @@ def compilation_cache(path: str | os.PathLike) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def join(coordinator: str, num_processes: int, process_id: int) -> None:
+    """Makes this process one of several that train together; call before JAX is first used.
+
+    All processes then run the same program with the same arguments, on the same or on different
+    machines. Each holds a share of the devices, and each gets all results.
+
+    Args:
+      coordinator: `host:port` where process 0 can be reached.
+      num_processes: how many there are, at least 1.
+      process_id: which one this is, from 0.
+
+    Raises:
+      ValueError: if `process_id` is not one of them.
+    """
+    if not 0 <= process_id < num_processes:
+        raise ValueError(f"process_id must be in 0 to {num_processes - 1}, got {process_id}")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
 @lru_cache(maxsize=8)
 def candidate_mesh(num_devices: int) -> Mesh:
-    """The mesh over the first `num_devices` local devices, with the one axis `candidate`."""
-    return Mesh(np.asarray(jax.local_devices()[:num_devices]), ("candidate",))
+    """The mesh over the first `num_devices` devices of all processes, with the axis `candidate`."""
+    return Mesh(np.asarray(jax.devices()[:num_devices]), ("candidate",))
+
+
+def spread(mesh: Mesh, tree: Any, axis: str | None = None) -> Any:
+    """Arrays that every process holds whole, on the devices of a mesh.
+
+    Args:
+      mesh: the mesh.
+      tree: a pytree of arrays, equal in all processes.
+      axis: the mesh axis that the leading axis is dealt over; None: a copy on every device.
+
+    Returns:
+      A pytree of global arrays; those that are there already are not moved.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(axis))
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def place(array):
+        if isinstance(array, jax.Array) and array.sharding == sharding:
+            return array
+        whole = np.asarray(array)
+        return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
+
+    return jax.tree.map(place, tree)
+
+
+def collect(tree: Any) -> Any:
+    """Global arrays as NumPy arrays that every process holds whole; the inverse of `spread`."""
+    if jax.process_count() > 1:
+        tree = multihost_utils.process_allgather(tree, tiled=True)
+    return jax.tree.map(np.asarray, tree)

@@ -10,8 +10,9 @@ import optax
 from jax import Array
 
 from jaxnas.nn import counter
+from jaxnas.training.augmentation import prepare
 from jaxnas.training.data import Split, Task
-from jaxnas.training.metrics import evaluate, row_losses, score_name
+from jaxnas.training.metrics import evaluate, score_name, target_losses
 from jaxnas.training.optimizers import OPTIMIZERS, Optimizer, Step, init_any, step_any
 from jaxnas.training.recipe import Recipe
 
@@ -71,20 +72,32 @@ class _Run(NamedTuple):
         return [OPTIMIZERS[name] for name in self.trainee.optimizers]
 
 
-class _Loop(NamedTuple):
-    """What changes."""
+class _State(NamedTuple):
+    """What a step changes."""
 
-    epoch: Array  # i32[]
     params: PyTree
     rest: PyTree  # the module's other collections, batch statistics for example
     moments: dict[str, tuple[PyTree, ...]]  # optimiser state per parameter group
+    average: PyTree  # moving average of the variables, () without one
+
+    @property
+    def variables(self) -> PyTree:
+        """The network that is scored and returned."""
+        return self.average or {"params": self.params, **self.rest}
+
+
+class _Loop(NamedTuple):
+    """What an epoch changes."""
+
+    epoch: Array  # i32[]
+    state: _State
     train_curve: Array  # f32[E]
     valid_curve: Array  # f32[E]
     healthy: Array  # bool[], all losses so far finite
 
 
 def train_candidate(
-    trainee: Trainee, train: Split, valid: Split, arch: Array, budget: Array, key: Array
+    trainee: Trainee, train: Split, valid: Split, arch: Array, budget: Array, seed: Array
 ) -> tuple[Outcome, PyTree]:
     """Trains the network of `arch` from scratch and scores it.
 
@@ -94,14 +107,12 @@ def train_candidate(
       valid: rows that the metrics come from.
       arch: i32[D].
       budget: f32[], fraction of the recipe's epochs, rounded up to whole epochs.
-      key: PRNG key of this candidate.
+      seed: u32[2] of this candidate.
 
     Returns:
       The outcome, and the trained Flax variables.
     """
     recipe = trainee.recipe
-    # The counter hash throughout: one threefry split is a loop and six kernels to compile.
-    seed = counter.seed_from_key(key)
     k_init = jax.random.wrap_key_data(counter.fold(seed, 0), impl="threefry2x32")
     epochs = jnp.clip(jnp.ceil(budget * recipe.epochs - 1e-4), 1, recipe.epochs).astype(jnp.int32)
     per_epoch = recipe.steps_per_epoch(train.y.shape[0])
@@ -119,11 +130,15 @@ def train_candidate(
     )
     rest = dict(trainee.module.init(k_init, train.x[:1], arch, train=False))
     params = rest.pop("params")
-    loop = _Loop(
-        epoch=jnp.int32(0),
+    state = _State(
         params=params,
         rest=rest,
         moments={name: init_any(run.optimizers, params[name]) for name in params},
+        average=() if recipe.average is None else {"params": params, **rest},
+    )
+    loop = _Loop(
+        epoch=jnp.int32(0),
+        state=state,
         train_curve=jnp.full(recipe.epochs, jnp.nan),
         valid_curve=jnp.full(recipe.epochs, jnp.nan),
         healthy=jnp.asarray(True),
@@ -132,16 +147,16 @@ def train_candidate(
     loop = jax.lax.while_loop(
         lambda loop: (loop.epoch < epochs) & loop.healthy, lambda loop: _epoch(run, loop), loop
     )
-    return _outcome(run, loop), {"params": loop.params, **loop.rest}
+    return _outcome(run, loop), loop.state.variables
 
 
 def _epoch(run: _Run, loop: _Loop) -> _Loop:
     """One pass over the training rows, in an order of its own."""
     recipe = run.trainee.recipe
     first = loop.epoch * run.per_epoch
-    carry = (loop.params, loop.rest, loop.moments, jnp.zeros(()))
+    carry = (loop.state, jnp.zeros(()))
     if recipe.batch_size is None:
-        carry = _step(run, first, run.train, carry)
+        state, total = _step(run, first, run.train, carry)
     else:
         seed = counter.fold(run.seed, 2 * loop.epoch + 1)
         order = counter.permutation(seed, run.train.y.shape[0])
@@ -150,44 +165,53 @@ def _epoch(run: _Run, loop: _Loop) -> _Loop:
             rows = jax.lax.dynamic_slice(order, [i * recipe.batch_size], [recipe.batch_size])
             return _step(run, first + i, Split(run.train.x[rows], run.train.y[rows]), carry)
 
-        carry = jax.lax.fori_loop(0, run.per_epoch, body, carry)
-    params, rest, moments, total = carry
+        state, total = jax.lax.fori_loop(0, run.per_epoch, body, carry)
     train_curve = loop.train_curve.at[loop.epoch].set(total / run.per_epoch)
     valid_curve = loop.valid_curve
     if recipe.curves:
-        (scores,) = evaluate(_apply_fn(run, params, rest), [run.valid], run.trainee.task)
+        (scores,) = evaluate(_apply_fn(run, state), [run.valid], run.trainee.task)
         valid_curve = valid_curve.at[loop.epoch].set(scores[score_name(run.trainee.task)])
     healthy = jnp.isfinite(total)
-    return _Loop(loop.epoch + 1, params, rest, moments, train_curve, valid_curve, healthy)
+    return _Loop(loop.epoch + 1, state, train_curve, valid_curve, healthy)
 
 
-def _step(run: _Run, index, batch: Split, carry):
-    """One gradient and one update: `carry` is (params, rest, moments, sum of losses)."""
-    params, rest, moments, total = carry
-    loss_fn = _loss_fn(run, rest, batch, counter.fold(run.seed, 2 * index))
-    (loss, rest), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
-    params, moments = _update(run, index, gradients, params, moments)
-    return params, rest, moments, total + loss
+def _step(run: _Run, index, batch: Split, carry: tuple[_State, Array]):
+    """One gradient and one update; `carry` holds the state and the sum of losses."""
+    state, total = carry
+    loss_fn = _loss_fn(run, state.rest, batch, counter.fold(run.seed, 2 * index))
+    (loss, rest), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    params, moments = _update(run, index, gradients, state.params, state.moments)
+    average = _average(run, index, state.average, {"params": params, **rest})
+    return _State(params, rest, moments, average), total + loss
 
 
-def _apply_fn(run: _Run, params, rest):
-    module, variables = run.trainee.module, {"params": params, **rest}
+def _average(run: _Run, index, average, variables) -> PyTree:
+    """The moving average after step `index`; early on it follows faster."""
+    if run.trainee.recipe.average is None:
+        return ()
+    decay = jnp.minimum(run.trainee.recipe.average, (1.0 + index) / (10.0 + index))
+    return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, variables)
+
+
+def _apply_fn(run: _Run, state: _State):
+    module, variables = run.trainee.module, state.variables
     return lambda x: module.apply(variables, x, run.arch, train=False)
 
 
 def _loss_fn(run: _Run, rest, batch: Split, seed: Array):
     """`params -> (mean loss f32[], updated other collections)` on one batch."""
+    x, targets = prepare(run.trainee.recipe, run.trainee.task, counter.fold(seed, 0), batch)
 
     def loss_fn(params):
         outputs, updated = run.trainee.module.apply(
             {"params": params, **rest},
-            batch.x,
+            x,
             run.arch,
             train=True,
             mutable=list(rest),
             rngs={"dropout": jax.random.wrap_key_data(seed, impl="threefry2x32")},
         )
-        return jnp.mean(row_losses(run.trainee.task, outputs, batch.y)), dict(updated)
+        return jnp.mean(target_losses(run.trainee.task, outputs, targets)), dict(updated)
 
     return loss_fn
 
@@ -233,7 +257,7 @@ def _update(run: _Run, index, gradients, params, moments):
 
 def _outcome(run: _Run, loop: _Loop) -> Outcome:
     task = run.trainee.task
-    apply_fn = _apply_fn(run, loop.params, loop.rest)
+    apply_fn = _apply_fn(run, loop.state)
     metrics, on_train = evaluate(apply_fn, [run.valid, run.train], task)
     metrics["train_loss"] = on_train["loss"]
     sound = loop.healthy & jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["train_loss"])

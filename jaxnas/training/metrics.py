@@ -13,18 +13,33 @@ from jaxnas.training.data import Split, Task
 EVALUATION_ROWS = 2048  # rows per forward pass when a split is scored
 
 
-def row_losses(task: Task, outputs: Array, y: Array) -> Array:
+def targets_of(task: Task, y: Array) -> Array:
+    """What outputs should say: class probabilities or regression targets, f32[N, num_outputs].
+
+    Args:
+      task: the task. Static.
+      y: i32[N] labels, or f32[N, num_outputs] targets.
+    """
+    # One-hot: gathers and their scatter gradients are slow to compile and to run on CPU.
+    return jax.nn.one_hot(y, task.num_outputs) if task.kind == "classification" else y
+
+
+def target_losses(task: Task, outputs: Array, targets: Array) -> Array:
     """Cross-entropy of logits, or squared error averaged over targets: f32[N].
 
     Args:
       task: the task. Static.
       outputs: f32[N, num_outputs].
-      y: i32[N] labels, or f32[N, num_outputs] targets.
+      targets: f32[N, num_outputs], see `targets_of`.
     """
     if task.kind == "classification":
-        # One-hot: gathers and their scatter gradients are slow to compile and to run on CPU.
-        return optax.softmax_cross_entropy(outputs, jax.nn.one_hot(y, task.num_outputs))
-    return jnp.mean(jnp.square(outputs - y), axis=-1)
+        return optax.softmax_cross_entropy(outputs, targets)
+    return jnp.mean(jnp.square(outputs - targets), axis=-1)
+
+
+def row_losses(task: Task, outputs: Array, y: Array) -> Array:
+    """The loss of every row: f32[N]; see `targets_of` and `target_losses`."""
+    return target_losses(task, outputs, targets_of(task, y))
 
 
 def score_name(task: Task) -> str:

@@ -193,7 +193,7 @@ def choose(
       cells: forces the partition of choices per decision, by decision name.
       group_size: forces candidates per `vmap`. None: 1 on CPU, where stacked candidates are slower
         for every network measured; as many as memory allows elsewhere (not measured on a GPU).
-      num_devices: None: all local devices.
+      num_devices: None: all devices of all processes.
       chunk: None: `CHUNK`, or what memory allows.
       memory_limit: bytes per device; None: what the device reports, or half the host's memory
         shared by its devices.
@@ -208,10 +208,10 @@ def choose(
     _check_at_least_one(
         num_candidates=num_candidates, group_size=group_size, num_devices=num_devices, chunk=chunk
     )
-    available = len(jax.local_devices())
+    available = jax.device_count()
     num_devices = available if num_devices is None else num_devices
     if num_devices > available:
-        raise ValueError(f"num_devices = {num_devices}, but there are {available} local devices")
+        raise ValueError(f"num_devices = {num_devices}, but there are {available} devices")
     model = CostModel() if model is None else model
     work = _workload(space, recipe, data, num_candidates, arch)
     most = max(training_bytes(cost_of(space, a, work.feature_shape), work.rows) for a in work.types)

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
-from jaxnas.parallel import candidate_mesh
+from jaxnas.nn import counter
+from jaxnas.parallel import candidate_mesh, collect, spread
 from jaxnas.space import Bucket, SearchSpace, canonical
 from jaxnas.training import plan as planning
 from jaxnas.training.candidate import Trainee, train_candidate
 from jaxnas.training.costs import CostModel, cost_of
-from jaxnas.training.data import Data, Split
+from jaxnas.training.data import Data
 from jaxnas.training.dealing import deal
 from jaxnas.training.plan import Plan
 from jaxnas.training.recipe import Recipe
@@ -70,20 +71,20 @@ def _trainee(space: SearchSpace, bucket: Bucket, task, recipe: Recipe) -> Traine
 class _Batch(NamedTuple):
     """Candidates laid out for one call: G devices, C slots each, b buckets in consecutive runs."""
 
-    arch: Array  # i32[G, C, D]
-    budget: Array  # f32[G, C]
-    key: Array  # key[G, C]
-    bounds: Array  # i32[G, b + 1], first slot of each bucket's run, in multiples of group_size
+    arch: np.ndarray  # i32[G, C, D]
+    budget: np.ndarray  # f32[G, C]
+    seed: np.ndarray  # u32[G, C, 2]
+    bounds: np.ndarray  # i32[G, b + 1], first slot of each bucket's run, in multiples of group_size
 
 
 def _train_buckets(
     trainees: tuple[Trainee, ...], group_size: int, keep: bool, batch: _Batch, train, valid
 ):
     """Trains one device's share, bucket after bucket: leading axis G = 1 on every device."""
-    arch, budget, key, bounds = (field[0] for field in batch)
+    arch, budget, seed, bounds = (field[0] for field in batch)
     # Under `jit` each candidate function is traced once, for its shapes and for the loop.
     trains = [jax.jit(partial(train_candidate, t, train, valid)) for t in trainees]
-    shapes = [jax.eval_shape(one, arch[0], budget[0], key[0]) for one in trains]
+    shapes = [jax.eval_shape(one, arch[0], budget[0], seed[0]) for one in trains]
     slots = arch.shape[0]
 
     def buffers(shape):
@@ -95,7 +96,7 @@ def _train_buckets(
 
         def body(i, carry, one=one):
             rows = jax.lax.dynamic_slice_in_dim
-            inputs = [rows(field, i * group_size, group_size) for field in (arch, budget, key)]
+            inputs = [rows(field, i * group_size, group_size) for field in (arch, budget, seed)]
             if group_size == 1:
                 found = jax.tree.map(lambda a: a[None], one(*(field[0] for field in inputs)))
             else:
@@ -150,12 +151,6 @@ def _program(trainees: tuple[Trainee, ...], group_size: int, keep: bool, mesh: M
     return _Program(jax.jit(mapped))
 
 
-def place(data: Data, num_devices: int) -> tuple[Split, Split]:
-    """The training and validation splits on every device; moves nothing the second time."""
-    everywhere = NamedSharding(candidate_mesh(num_devices), PartitionSpec())
-    return jax.device_put(data.train, everywhere), jax.device_put(data.valid, everywhere)
-
-
 def train(
     space: SearchSpace,
     arch: Array | np.ndarray,
@@ -203,18 +198,13 @@ def train(
     trainees = tuple(_trainee(space, bucket, data.task, recipe) for bucket in distinct)
     mesh = candidate_mesh(plan.num_devices)
     program = _program(trainees, plan.group_size, keep_variables, mesh)
-    splits = place(data, plan.num_devices)
-    keys = split_like(key, len(arch))
+    splits = spread(mesh, (data.train, data.valid))
+    seeds = np.asarray(jax.vmap(counter.seed_from_key)(split_like(key, len(arch))))
     collected = _Collected(space, arch, distinct, trainees)
     for slots in deal(bucket_ids, seconds, len(distinct), plan):
         index = np.maximum(slots.rows, 0)
-        batch = _Batch(
-            jnp.asarray(arch[index]),
-            jnp.asarray(budget[index]),
-            keys[index],
-            jnp.asarray(slots.bounds),
-        )
-        batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("candidate")))
+        batch = _Batch(arch[index], budget[index], seeds[index], slots.bounds)
+        batch = spread(mesh, batch, "candidate")
         collected.add(slots, bucket_ids, seconds, *program(batch, *splits))
     return collected.finish(data, plan, keep_variables)
 
@@ -257,7 +247,7 @@ class _Collected:
         self.compile_seconds = self.run_seconds = 0.0
 
     def add(self, slots, bucket_ids, predicted, outputs, compile_seconds, run_seconds):
-        outcome, kept = jax.tree.map(np.asarray, outputs)
+        outcome, kept = collect(outputs)
         filled = slots.rows >= 0
         rows = slots.rows[filled]
         if self.outcome is None:

@@ -29,6 +29,13 @@ class Recipe:
       weight_decay: L2 coefficient on weights of two or more axes, not on biases; at least 0.
       decoupled: whether weight decay bypasses the optimiser (AdamW) or joins the gradient.
       clip_norm: global gradient norm is cut to this; None: no clipping.
+      average: decay of an exponential moving average of all variables, in (0, 1), which is what is
+        scored and returned; it starts lower, at (1 + step) / (10 + step). None: the last variables.
+      crop: pixels by which training images are shifted at most; 0: not at all.
+      flip: whether half of the training images are mirrored left to right.
+      cutout: side in pixels of the square blanked in every training image; 0: none.
+      mixup: alpha of the Beta distribution by which pairs of rows are mixed; 0: none.
+      label_smoothing: probability spread evenly over all classes, in [0, 1); classification only.
       curves: whether the validation split is scored after every epoch, not only after the last.
     """
 
@@ -41,6 +48,12 @@ class Recipe:
     weight_decay: float = 0.0
     decoupled: bool = False
     clip_norm: float | None = None
+    average: float | None = None
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
+    mixup: float = 0.0
+    label_smoothing: float = 0.0
     curves: bool = False
 
     def __post_init__(self):
@@ -62,6 +75,19 @@ class Recipe:
             self.clip_norm is None or _in(self.clip_norm, 0),
             "above 0, or None",
         )
+        is_decay = self.average is None or 0.0 < self.average < 1.0
+        _require("average", self.average, is_decay, "in (0, 1), or None")
+        for name in ("crop", "cutout"):
+            value = getattr(self, name)
+            _require(name, value, value == 0 or _is_count(value), "a whole number of at least 0")
+        _require("mixup", self.mixup, _in(self.mixup, -1e-30), "at least 0")
+        smooth = 0.0 <= self.label_smoothing < 1.0
+        _require("label_smoothing", self.label_smoothing, smooth, "in [0, 1)")
+
+    @property
+    def augments_images(self) -> bool:
+        """Whether rows must be images."""
+        return bool(self.crop or self.flip or self.cutout)
 
     def steps_per_epoch(self, num_rows: int) -> int:
         """Optimiser steps in one pass over `num_rows` rows.
