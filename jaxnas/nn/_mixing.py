@@ -1,0 +1,156 @@
+"""The operations of a mixed operation as pure functions of their variables."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array, lax
+
+from jaxnas.nn import counter
+from jaxnas.nn._linear import linear_op
+from jaxnas.nn.routing import route
+
+PyTree = Any
+Operation = tuple[str, Callable[[], nn.Module]]
+Variables = dict[str, dict[str, PyTree]]  # operation to collection to variables
+Seeds = dict[str, Array]  # PRNG stream to u32[2]
+
+
+class _Alone(nn.Module):
+    """A module made outside of any other, with variables of its own."""
+
+    factory: Callable[[], nn.Module]
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        module = self.factory()
+        nn.share_scope(self, module)
+        return module(x, train=train)
+
+
+class Operations:
+    """Named operations of which one is run, or all are and their results summed.
+
+    Args:
+      ops: names and factories.
+      keep: positions of those in use; None: all.
+      residuals: see `jaxnas.nn.routing.route`.
+    """
+
+    def __init__(self, ops: Sequence[Operation], keep: Sequence[int] | None, residuals: str):
+        _check_ops(ops, keep)
+        self._kept = list(range(len(ops))) if keep is None else sorted(keep)
+        self._num_ops = len(ops)
+        self._residuals = residuals
+        self.modules = {ops[k][0]: _Alone(ops[k][1], parent=None) for k in self._kept}
+
+    def init(self, seed: Array, x: Array) -> Variables:
+        """Initial variables: each operation's as if initialised alone with a key of its own."""
+        return {
+            name: dict(module.init({"params": _key(seed, name)}, x, train=False))
+            for name, module in self.modules.items()
+        }
+
+    def run(
+        self,
+        x: Array,
+        choice: Array,
+        variables: Variables,
+        seeds: Seeds,
+        *,
+        mutable: frozenset[str],
+        train: bool,
+    ) -> tuple[Array, Variables]:
+        """Routes or mixes.
+
+        Args:
+          x: the operand.
+          choice: i32[] or f32[K].
+          variables: of the operations.
+          seeds: for the PRNG streams.
+          mutable: collections that operations may change.
+          train: static.
+
+        Returns:
+          The result, and the mutable collections of all operations after the call.
+        """
+        before = {
+            name: {c: tree for c, tree in own.items() if c in mutable}
+            for name, own in variables.items()
+        }
+
+        def call(name, variables, seeds, x):
+            rngs = {stream: _key(seed, name) for stream, seed in seeds.items()}
+            y, after = self.modules[name].apply(
+                variables[name], x, train=train, rngs=rngs, mutable=list(before[name])
+            )
+            return y, dict(after)
+
+        if jnp.issubdtype(choice.dtype, jnp.integer):
+            return self._route(call, before, choice, variables, seeds, x)
+        after, terms = {}, []
+        for k, name in zip(self._kept, self.modules, strict=True):
+            y, after[name] = call(name, variables, seeds, x)
+            terms.append(choice[k].astype(y.dtype) * y)
+        return sum(terms[1:], terms[0]), after
+
+    def _route(self, call, before, choice, *operands):
+        def branch(name, variables, seeds, x):
+            y, own = call(name, variables, seeds, x)
+            unchanged = {n: {c: variables[n][c] for c in before[n]} for n in before}
+            return y, {**unchanged, name: own}
+
+        branches = [lambda *operands, n=name: branch(n, *operands) for name in self.modules]
+        place = np.zeros(self._num_ops, np.int32)
+        place[self._kept] = np.arange(len(self._kept))
+        index = choice if len(self._kept) == self._num_ops else jnp.asarray(place)[choice]
+        return route(branches, index, *operands, residuals=self._residuals)
+
+
+def _key(seed: Array, name: str) -> Array:
+    own = counter.fold(seed, zlib.crc32(name.encode()))
+    return jax.random.wrap_key_data(own, impl="threefry2x32")
+
+
+def _check_ops(ops: Sequence[Operation], keep: Sequence[int] | None) -> None:
+    names = [name for name, _ in ops]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"ops must be at least one, under different names, got {names}")
+    allowed = range(len(ops))
+    if keep is not None and (not keep or len(set(keep)) < len(keep) or set(keep) - set(allowed)):
+        raise ValueError(
+            f"keep must be different positions from 0 to {len(ops) - 1}, at least one, "
+            f"got {tuple(keep)}"
+        )
+
+
+def _read(residuals: Sequence[Array], operands: Sequence[Array]) -> tuple[Array, Array]:
+    (source,), (nodes,) = residuals, operands
+    return nodes, lax.dynamic_index_in_dim(nodes, source, keepdims=False)
+
+
+def _add(residuals: Sequence[Array], operands: Sequence[Array]) -> tuple[Array]:
+    (target,), (nodes, y) = residuals, operands
+    old = lax.dynamic_index_in_dim(nodes, target, keepdims=False)
+    return (lax.dynamic_update_index_in_dim(nodes, old + y, target, 0),)
+
+
+# Each is the other's transpose, so cotangents are summed in place. Autodiff would make zeros of the
+# shape of all nodes for each node read, and sum those.
+_read_node = linear_op("read_node", _read, _add)
+_add_to_node = linear_op("add_to_node", _add, _read)
+
+
+def read(nodes: Array, source: Array) -> tuple[Array, Array]:
+    """`nodes` f32[nodes, ...], to be used from here on, and its element `source` i32[]."""
+    nodes, x = _read_node((source,), (nodes,))
+    return nodes, x
+
+
+def add(nodes: Array, target: Array, y: Array) -> Array:
+    """`nodes` f32[nodes, ...] with y f32[...] added to element `target` i32[], in place."""
+    return _add_to_node((target,), (nodes, y))[0]

@@ -1,0 +1,283 @@
+"""Several operations in one place: a mixed operation, and a cell whose edges are mixed operations.
+
+Both take `choice`. Integers route: the chosen operation alone is run, and only its statistics are
+updated. Floats mix: the weighted sum of all operations, as in DARTS (Liu et al., 2019,
+https://arxiv.org/abs/1806.09055, equation 2, where the weights are a softmax). The variables of an
+operation lie under its name and are those of its own module, so taking an architecture out of a
+supernet is picking from dictionaries: see `operation_variables`.
+
+An operation is a pair of a name and a function of no arguments that makes a Flax module with
+`__call__(x, *, train)`. Any module will do: with or without parameters, with batch statistics or
+other collections, with dropout. All operations of one place must return the same shape.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array, lax
+
+from jaxnas.nn import counter
+from jaxnas.nn._graph import check_graph, check_stack, output_nodes
+from jaxnas.nn._mixing import Operation, Operations, Seeds, Variables, add, read
+
+PyTree = Any
+
+
+class MixedOp(nn.Module):
+    """One of several operations, or a weighted sum of them.
+
+    Initialisation makes the variables of all operations, whatever the choice. Initial values depend
+    on the module's path, the key and the operation's name, not on which others are there.
+
+    Attributes:
+      ops: the operations, under different names.
+      keep: positions in `ops` of those that may be chosen, the others are left out of the program;
+        None: all. Choices still count all of `ops`.
+      residuals: see `jaxnas.nn.routing.route`.
+
+    Raises:
+      ValueError: when called, for no operations, repeated names, or `keep` out of range.
+
+    Example:
+      >>> class Scale(nn.Module):
+      ...     factor: float
+      ...
+      ...     def __call__(self, x, *, train):
+      ...         return self.factor * x
+      >>> ops = (("double", lambda: Scale(2.0)), ("negate", lambda: Scale(-1.0)))
+      >>> x = jnp.ones(1)
+      >>> MixedOp(ops).apply({}, x, jnp.int32(1), train=False).tolist()
+      [-1.0]
+      >>> MixedOp(ops).apply({}, x, jnp.array([0.5, 3.0]), train=False).tolist()
+      [-2.0]
+    """
+
+    ops: tuple[Operation, ...]
+    keep: tuple[int, ...] | None = None
+    residuals: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: Array, choice: Array, *, train: bool) -> Array:
+        """Runs the operations on x.
+
+        Args:
+          x: f32[...], whatever the operations take.
+          choice: i32[], the operation to run, in `keep`; or f32[K], the weight of every operation.
+          train: static, passed on to the operations.
+
+        Returns:
+          What the operations return.
+        """
+        _check_choice(choice, (), len(self.ops))
+        ops = Operations(self.ops, self.keep, self.residuals)
+        if self.is_initializing():
+            _create(self, ops.init(counter.module_seed(self, "params"), x))
+        variables, mutable = _load(self, ops)
+        seeds = _seeds(self)
+        y, updates = ops.run(x, choice, variables, seeds, mutable=mutable, train=train)
+        _update(self, updates)
+        return y
+
+
+class Cell(nn.Module):
+    """A directed acyclic graph whose edges are mixed operations of one shape.
+
+    The first nodes are the inputs; every other node is the sum of its incoming edges. Edges run in
+    one `lax.scan`, so a program holds every operation once however many edges there are; variables
+    have a leading axis for the edges. With `num_cells`, that many equal cells with weights of their
+    own follow one another, in a scan as well, and variables have an axis for the cells before that.
+
+    Initial values are those of `MixedOp`, with a seed per cell and edge.
+
+    Attributes:
+      ops: the operations of every edge; they keep the shape and dtype of their input.
+      num_nodes: nodes, inputs included.
+      edges: (source, target) each, sources before targets, such that all edges into a node come
+        before the first out of it.
+      num_inputs: the nodes that are inputs.
+      output: "last" node; "concat" of all nodes that are not inputs, along the last axis; or a
+        tuple of nodes to concatenate.
+      num_cells: cells in a row, for one input and the output "last"; None: one, without the axis.
+      keep: see `MixedOp`; the same for all edges.
+      residuals: see `jaxnas.nn.routing.route`.
+
+    Raises:
+      ValueError: when called, for attributes that contradict the above.
+
+    Example:
+      >>> class Scale(nn.Module):
+      ...     factor: float
+      ...
+      ...     def __call__(self, x, *, train):
+      ...         return self.factor * x
+      >>> ops = (("double", lambda: Scale(2.0)), ("negate", lambda: Scale(-1.0)))
+      >>> cell = Cell(ops, num_nodes=3, edges=((0, 1), (0, 2), (1, 2)))
+      >>> cell.apply({}, jnp.ones(1), jnp.array([0, 1, 0]), train=False).tolist()
+      [3.0]
+    """
+
+    ops: tuple[Operation, ...]
+    num_nodes: int
+    edges: tuple[tuple[int, int], ...]
+    num_inputs: int = 1
+    output: str | tuple[int, ...] = "last"
+    num_cells: int | None = None
+    keep: tuple[int, ...] | None = None
+    residuals: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: Array | Sequence[Array], choice: Array, *, train: bool) -> Array:
+        """Runs the cell.
+
+        Args:
+          x: f32[..., channels], or a sequence of `num_inputs` such.
+          choice: i32[E], an operation per edge; or f32[E, K], weights. With `num_cells`, the same
+            for all cells, or with a leading axis for the cells.
+          train: static, passed on to the operations.
+
+        Returns:
+          f32[..., channels times the number of output nodes].
+        """
+        check_graph(self.num_inputs, self.num_nodes, self.edges)
+        outputs = output_nodes(self.output, self.num_inputs, self.num_nodes)
+        if self.num_cells is not None:
+            check_stack(self.num_cells, self.num_inputs, outputs)
+        inputs = tuple(x) if isinstance(x, Sequence) else (x,)
+        if len(inputs) != self.num_inputs:
+            raise ValueError(f"x must be {self.num_inputs} arrays, got {len(inputs)}")
+        per_cell = self._check_choice(choice)
+        ops = Operations(self.ops, self.keep, self.residuals)
+        if self.is_initializing():
+            seeds = self._spread(counter.module_seed(self, "params"))
+            _create(self, _init_stacked(ops, seeds, inputs[0]))
+        variables, mutable = _load(self, ops)
+        seeds = jax.tree.map(self._spread, _seeds(self))
+
+        op = partial(ops.run, mutable=mutable, train=train)
+        run = partial(self._run, op, outputs)
+        if self.num_cells is None:
+            y, updates = run(inputs, choice, variables, seeds)
+        else:
+            lead = (self.num_cells, *choice.shape)
+            choice = choice if per_cell else jnp.broadcast_to(choice, lead)
+            every = (choice, variables, seeds)
+            y, updates = lax.scan(lambda x, own: run((x,), *own), inputs[0], every)
+        _update(self, updates)
+        return y
+
+    def _run(self, op, outputs, inputs, choice, variables, seeds):
+        """One cell: its output, and the changed variables with their axis of edges."""
+        empty = jnp.zeros_like(inputs[0])
+        nodes = jnp.stack([*inputs, *[empty] * (self.num_nodes - self.num_inputs)])
+
+        def edge(nodes, own):
+            source, target, *rest = own
+            nodes, x = read(nodes, source)
+            y, updates = op(x, *rest)
+            if (y.shape, y.dtype) != (x.shape, x.dtype):
+                raise ValueError(
+                    f"ops must return the shape and dtype of their input, {x.dtype}{x.shape}, "
+                    f"got {y.dtype}{y.shape}"
+                )
+            return add(nodes, target, y), updates
+
+        sources, targets = jnp.asarray(self.edges, jnp.int32).T
+        nodes, updates = lax.scan(edge, nodes, (sources, targets, choice, variables, seeds))
+        if len(outputs) == 1:
+            return nodes[outputs[0]], updates
+        return jnp.concatenate([nodes[node] for node in outputs], axis=-1), updates
+
+    def _check_choice(self, choice: Array) -> bool:
+        """Whether there is a choice for each cell."""
+        mixes = not jnp.issubdtype(choice.dtype, jnp.integer)
+        per_cell = self.num_cells is not None and choice.ndim == 2 + mixes
+        lead = (self.num_cells, len(self.edges)) if per_cell else (len(self.edges),)
+        _check_choice(choice, lead, len(self.ops))
+        return per_cell
+
+    def _spread(self, seed: Array) -> Array:
+        """A seed per edge, or per cell and edge: u32[..., 2]."""
+        seed = jax.vmap(lambda i: counter.fold(seed, i))(jnp.arange(self.num_cells or 1))
+        edges = jnp.arange(len(self.edges))
+        seeds = jax.vmap(lambda s: jax.vmap(lambda i: counter.fold(s, i))(edges))(seed)
+        return seeds[0] if self.num_cells is None else seeds
+
+
+def operation_variables(
+    variables: dict[str, PyTree], op: str, *, edge: int | None = None, cell: int | None = None
+) -> dict[str, PyTree]:
+    """The variables of one operation's own module, taken from a `MixedOp` or a `Cell`.
+
+    Args:
+      variables: collections of the `MixedOp` or `Cell`.
+      op: the operation's name.
+      edge: position among the cell's edges; None for a `MixedOp`.
+      cell: position among `num_cells`; None where there is no such axis.
+
+    Returns:
+      Collections without leading axes; those that the operation has nothing in are left out.
+
+    Example:
+      >>> found = {"params": {"conv": {"kernel": jnp.array([[1.0], [2.0]])}}}
+      >>> operation_variables(found, "conv", edge=1)["params"]["kernel"].tolist()
+      [2.0]
+    """
+    index = tuple(i for i in (cell, edge) if i is not None)
+    return {
+        collection: jax.tree.map(lambda leaf: leaf[index], tree[op])
+        for collection, tree in variables.items()
+        if op in tree
+    }
+
+
+def _create(module: nn.Module, variables: Variables) -> None:
+    for name, own in variables.items():
+        for collection, tree in own.items():
+            if collection == "params":
+                module.param(name, lambda _, tree=tree: tree)
+            else:
+                module.variable(collection, name, lambda tree=tree: tree)
+
+
+def _init_stacked(ops: Operations, seeds: Array, x: Array) -> Variables:
+    """Variables for seeds u32[..., 2], with the same leading axes."""
+    flat = jax.vmap(lambda seed: ops.init(seed, x))(seeds.reshape(-1, 2))
+    return jax.tree.map(lambda leaf: leaf.reshape(*seeds.shape[:-1], *leaf.shape[1:]), flat)
+
+
+def _load(module: nn.Module, ops: Operations) -> tuple[Variables, frozenset[str]]:
+    """The operations' variables, and the collections that they may change."""
+    found = module.variables
+    variables = {
+        name: {collection: tree[name] for collection, tree in found.items() if name in tree}
+        for name in ops.modules
+    }
+    mutable = [c for c in found if c != "params" and module.is_mutable_collection(c)]
+    return variables, frozenset(mutable)
+
+
+def _update(module: nn.Module, updates: Variables) -> None:
+    if module.is_initializing():
+        return
+    for name, own in updates.items():
+        for collection, tree in own.items():
+            module.put_variable(collection, name, tree)
+
+
+def _seeds(module: nn.Module) -> Seeds:
+    """The seeds of the module's PRNG streams for everything but initialisation."""
+    streams = () if module.scope is None else module.scope.rngs
+    return {s: counter.module_seed(module, s) for s in streams if s != "params"}
+
+
+def _check_choice(choice: Array, lead: tuple[int | None, ...], num_ops: int) -> None:
+    routes = jnp.issubdtype(choice.dtype, jnp.integer)
+    if choice.shape != (lead if routes else (*lead, num_ops)):
+        raise ValueError(
+            f"choice must be integers of shape {lead} or floats of shape {(*lead, num_ops)}, "
+            f"got {choice.dtype}{choice.shape}"
+        )
