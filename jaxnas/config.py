@@ -134,6 +134,23 @@ class Search(NamedTuple):
     plan: Plan  # of the candidates' training
 
 
+def _image_shape(space: str, data: Data) -> dict[str, int]:
+    """What a space of convolutional networks has to know about the data; {} for other spaces.
+
+    Raises:
+      ValueError: if the space needs square images and the rows are something else.
+    """
+    if not {"image_size", "in_channels"} <= set(_keywords(spaces.ALL[space])):
+        return {}
+    shape = data.train.x.shape[1:]
+    if len(shape) != 3 or shape[0] != shape[1]:
+        raise ValueError(
+            f"space {space!r} needs square images [size, size, channels], but rows of "
+            f"{data.name!r} have shape {shape}; bundled digits are images with data.images=true"
+        )
+    return {"image_size": shape[0], "in_channels": shape[2]}
+
+
 def build(settings: Settings) -> Search:
     """Loads the data and makes the space, the strategies and the evaluator.
 
@@ -147,7 +164,8 @@ def build(settings: Settings) -> Search:
     with _typed("data"):
         data = datasets.load(settings.data, split_key(settings), **options["data"])
     with _typed("space"):
-        space = spaces.ALL[settings.space](data.task.num_outputs, **options["space"])
+        own: dict[str, Any] = _image_shape(settings.space, data) | options["space"]
+        space = spaces.ALL[settings.space](data.task.num_outputs, **own)
     made = {}
     for name in settings.searched:
         factory = strategies.ALL[name]

@@ -60,6 +60,8 @@ class SearchSpace:
       is_valid: `(arch) -> bool[]`, traceable; None: everything is valid.
       representative: `(arch) -> arch`, traceable, one and the same architecture for all that build
         the same function, for deduplication; None: different vectors build different functions.
+      cost: `(arch) -> NetworkCost` of the stand-alone network of a concrete `arch`, where that is
+        known without tracing it (`jaxnas.training.costs`); None: it is traced.
     """
 
     name: str
@@ -69,6 +71,7 @@ class SearchSpace:
     hyperparameters: Callable[[Array], dict[str, Array]] | None = None
     is_valid: Callable[[Array], Array] | None = None
     representative: Callable[[Array], Array] | None = None
+    cost: Callable[[ArrayLike], Any] | None = None
 
     def __post_init__(self):
         if not self.decisions:

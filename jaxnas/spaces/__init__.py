@@ -3,5 +3,6 @@
 from types import MappingProxyType
 
 from jaxnas.spaces.mlp import mlp as mlp
+from jaxnas.spaces.nasbench201 import nasbench201 as nasbench201
 
-ALL = MappingProxyType({"mlp": mlp})
+ALL = MappingProxyType({"mlp": mlp, "nasbench201": nasbench201})

@@ -33,6 +33,9 @@ def _equation_flops(equation) -> float:
         (contract, _), _ = equation.params["dimension_numbers"]
         depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contract)
         return 2.0 * out.size * depth
+    if equation.primitive.name == "conv":  # jaxnas.nn.conv
+        kernel = equation.invars[1].aval
+        return 2.0 * out.size * kernel.size / kernel.shape[-1]
     if equation.primitive.name == "conv_general_dilated":
         kernel = equation.invars[1].aval
         features = equation.params["dimension_numbers"].rhs_spec[0]
@@ -46,7 +49,8 @@ def _walk(jaxpr) -> np.ndarray:
     for equation in jaxpr.eqns:
         inner = [p for p in equation.params.values() if hasattr(p, "jaxpr") or hasattr(p, "eqns")]
         for sub in inner:
-            total += _walk(getattr(sub, "jaxpr", sub))
+            repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
+            total += repeats * _walk(getattr(sub, "jaxpr", sub))
         if not inner:
             flops = _equation_flops(equation)
             written = sum(getattr(v.aval, "size", 0) for v in equation.outvars)
@@ -83,7 +87,12 @@ def _cost(space: SearchSpace, sizes: tuple[int, ...], shape: tuple[int, ...]) ->
 
 
 def cost_of(space: SearchSpace, arch: np.ndarray, feature_shape: tuple[int, ...]) -> NetworkCost:
-    """Costs of a concrete `arch` i32[D]; decisions that do not reshape are taken as irrelevant."""
+    """Costs of a concrete `arch` i32[D]; decisions that do not reshape are taken as irrelevant.
+
+    Except where the space says what its networks cost, or none of its decisions reshapes.
+    """
+    if space.cost is not None:
+        return space.cost(arch)
     if all(not d.reshapes for d in space.decisions):
         return _cost(space, tuple(int(c) for c in arch), feature_shape)
     sizes = tuple(int(c) if d.reshapes else 0 for c, d in zip(arch, space.decisions, strict=True))

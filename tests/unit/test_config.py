@@ -138,3 +138,28 @@ def test_bad_settings_are_refused_before_anything_is_loaded(monkeypatch, changes
 def test_settings_that_cannot_be_built_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         config.build(Settings(**BASE | changes))
+
+
+def test_image_spaces_take_their_shape_from_the_data():
+    settings = config.Settings(
+        space="nasbench201",
+        strategies=("random_search",),
+        data="digits",
+        num_evaluations=8,
+        batch_size=4,
+        options={"data": {"images": True}, "space": {"num_cells": 1, "num_channels": 4}},
+    )
+    made = config.build(settings)
+    assert made.space.network([0] * 6).image_shape == (8, 8, 1)
+
+
+def test_image_spaces_refuse_rows_that_are_no_images():
+    settings = config.Settings(
+        space="nasbench201",
+        strategies=("random_search",),
+        data="wine",
+        num_evaluations=8,
+        batch_size=4,
+    )
+    with pytest.raises(ValueError, match="needs square images"):
+        config.build(settings)

@@ -1,0 +1,216 @@
+"""The networks of NAS-Bench-201: one architecture's own, and the supernet that holds all of them.
+
+Dong & Yang, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search", 2020,
+https://arxiv.org/abs/2001.00326, Section 2.1 and Figure 1; block details from the authors' code,
+https://github.com/D-X-Y/AutoDL-Projects. Both networks have the same stem, reduction blocks and
+head under the same names.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from jaxnas.nn.layers import BatchNorm, Conv, Dense
+from jaxnas.nn.mixed import Cell, operation_variables
+from jaxnas.nn.operations import OPERATIONS, ReluConvNorm
+from jaxnas.nn.pooling import avg_pool
+from jaxnas.space import Bucket
+
+NUM_STAGES = 3
+NUM_NODES = 4
+# (target, source) in the order of the architecture vector.
+EDGES = tuple((target, source) for target in range(NUM_NODES) for source in range(target))
+
+
+class ReductionBlock(nn.Module):
+    """Residual block that halves the image: two 3x3 convolutions beside a pooled 1x1 convolution.
+
+    Attributes:
+      features: channels of the output.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Maps x f32[batch, height, width, channels] to f32[batch, height/2, width/2, features]."""
+        first = ReluConvNorm(self.features, 3, stride=2, name="first")
+        second = ReluConvNorm(self.features, 3, name="second")
+        shortcut = Conv(self.features, 1, name="shortcut")
+        return second(first(x, train=train), train=train) + shortcut(avg_pool(x, 2, stride=2))
+
+
+class FixedCell(nn.Module):
+    """Nodes 0 (the input) to 3 (the output), each the sum of its edges from the earlier ones.
+
+    An edge with `none` has no module; the others have theirs even where they lead nowhere.
+
+    Attributes:
+      operations: names in `OPERATIONS`, one per edge in the order of `EDGES`.
+    """
+
+    operations: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Maps x f32[batch, height, width, channels] to the same shape."""
+        nodes = [x] + [jnp.zeros_like(x)] * (NUM_NODES - 1)
+        for (target, source), name in zip(EDGES, self.operations, strict=True):
+            if name != "none":
+                edge = OPERATIONS[name](x.shape[-1], name=f"{target}<-{source}")
+                nodes[target] += edge(nodes[source], train=train)
+        return nodes[-1]
+
+
+class _Skeleton(nn.Module):
+    """What the networks share.
+
+    Attributes:
+      operations: see the subclasses.
+      num_classes: outputs.
+      num_channels: channels of the first stage; each later stage has twice as many.
+      num_cells: cells per stage.
+      image_size: height and width of the images, a multiple of 4.
+      in_channels: channels of the images.
+    """
+
+    operations: tuple[str, ...]
+    num_classes: int
+    num_channels: int = 16
+    num_cells: int = 5
+    image_size: int = 32
+    in_channels: int = 3
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape of one image."""
+        return self.image_size, self.image_size, self.in_channels
+
+    def _run(self, x: Array, stage_fn: Callable[[int, Array], Array], *, train: bool) -> Array:
+        """Stem, stages with reduction blocks between, and head: f32[batch, classes]."""
+        if x.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"x must be images of shape {self.image_shape}, got {x.shape[1:]}; "
+                "the space's image_size and in_channels say which"
+            )
+        x = Conv(self.num_channels, 3, name="stem")(x)
+        x = BatchNorm(name="stem_norm")(x, train=train)
+        for stage in range(NUM_STAGES):
+            if stage > 0:
+                block = ReductionBlock(self.num_channels * 2**stage, name=f"reduction_{stage}")
+                x = block(x, train=train)
+            x = stage_fn(stage, x)
+        x = nn.relu(BatchNorm(name="head_norm")(x, train=train))
+        return Dense(self.num_classes, name="head")(x.mean(axis=(1, 2)))
+
+
+class NASBench201(_Skeleton):
+    """The stand-alone network of one architecture; nothing is masked.
+
+    Attributes:
+      operations: names in `OPERATIONS`, one per edge in the order of `EDGES`.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Maps images f32[batch, height, width, channels] to logits f32[batch, num_classes]."""
+
+        def run_stage(stage, x):
+            for index in range(self.num_cells):
+                cell = FixedCell(self.operations, name=f"stage_{stage}_cell_{index}")
+                x = cell(x, train=train)
+            return x
+
+        return self._run(x, run_stage, train=train)
+
+
+def count_costs(module: NASBench201) -> tuple[int, int]:
+    """Parameters and FLOPs as in the benchmark's tables, see `jaxnas.spaces.nasbench201`.
+
+    Counts during an abstract call: nothing is compiled or run.
+
+    Example:
+      >>> count_costs(NASBench201(("none",) * 6, num_classes=10))
+      (73306, 7783050)
+    """
+    flops = 0
+
+    def count(call, args, kwargs, context):
+        nonlocal flops
+        y = call(*args, **kwargs)
+        if isinstance(context.module, (Conv, Dense)) and context.method_name == "__call__":
+            scalars = jax.tree.leaves(context.module.variables["params"])
+            flops += math.prod(y.shape[:-1]) * sum(leaf.size for leaf in scalars)
+        return y
+
+    x = jax.ShapeDtypeStruct((1, *module.image_shape), jnp.float32)
+    with nn.intercept_methods(count):
+        variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), x)
+    leaves = jax.tree.leaves(variables["params"])
+    return sum(leaf.size for leaf in leaves), flops
+
+
+class NASBench201Supernet(_Skeleton):
+    """Every network of the space in one set of weights.
+
+    Attributes:
+      operations: the choices of every edge, names in `OPERATIONS`.
+      bucket: per edge, the choices to serve.
+    """
+
+    bucket: Bucket = ()
+
+    @nn.compact
+    def __call__(self, x: Array, choice: Array, *, train: bool) -> Array:
+        """Maps images f32[batch, height, width, channels] to logits f32[batch, num_classes].
+
+        `choice` is i32[6], an architecture, or f32[6, K], weights of all operations on every edge;
+        all cells share it.
+        """
+        keep = tuple(sorted(set().union(*self.bucket)))
+        edges = tuple((source, target) for target, source in EDGES)
+
+        def run_stage(stage, x):
+            ops = tuple((name, partial(OPERATIONS[name], x.shape[-1])) for name in self.operations)
+            cells = Cell(
+                ops,
+                NUM_NODES,
+                edges,
+                num_cells=self.num_cells,
+                keep=keep,
+                name=f"stage_{stage}",
+            )
+            return cells(x, choice, train=train)
+
+        return self._run(x, run_stage, train=train)
+
+    def weights(self, params: dict) -> dict:
+        """Which parameters are weights rather than scales and biases."""
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+    def charged(self, arch: np.ndarray) -> np.ndarray:
+        """The architecture whose exact network costs what `arch` costs here: itself."""
+        return np.asarray(arch)
+
+    def extract(self, variables: dict, arch: np.ndarray) -> dict:
+        """The variables of the stand-alone `NASBench201` of a concrete `arch` i32[6]."""
+        shared = {
+            collection: {k: v for k, v in tree.items() if not k.startswith("stage_")}
+            for collection, tree in variables.items()
+        }
+        for stage in range(NUM_STAGES):
+            own = {c: tree.get(f"stage_{stage}", {}) for c, tree in variables.items()}
+            for cell in range(self.num_cells):
+                for edge, (target, source) in enumerate(EDGES):
+                    name = self.operations[int(arch[edge])]
+                    found = operation_variables(own, name, edge=edge, cell=cell)
+                    for collection, tree in found.items():
+                        place = shared[collection].setdefault(f"stage_{stage}_cell_{cell}", {})
+                        place[f"{target}<-{source}"] = tree
+        return shared
