@@ -5,6 +5,7 @@ from jaxnas import evaluators as evaluators
 from jaxnas import parallel as parallel
 from jaxnas import spaces as spaces
 from jaxnas import strategies as strategies
+from jaxnas import tables as tables
 from jaxnas import testing as testing
 from jaxnas import training as training
 from jaxnas.run import resume as resume
