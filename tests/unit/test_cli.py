@@ -177,7 +177,7 @@ def test_without_a_success_there_is_no_winner(tmp_path):
 
 def test_a_winner_that_diverges_is_an_error(tmp_path, data_path, capsys):
     path = tmp_path / "x"
-    assert search(data_path, path, "retrain.learning_rate=1e30", "retrain.optimizer=sgd") == 1
+    assert search(data_path, path, "retrain.learning_rate=1e38", "retrain.optimizer=sgd") == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == "jaxnas: error: every network diverged when the winner was retrained"
     run = store.open_run(path)
