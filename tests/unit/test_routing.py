@@ -96,12 +96,13 @@ def assert_close(found, wanted, rtol=1e-4, atol=1e-4):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), found, wanted)
 
 
-class TestDerivatives:
-    @pytest.fixture(scope="class")
-    def wanted(self):
-        run = jax.jit(lambda: [derivatives(b, draw_operands(0)) for b in BRANCHES.values()])
-        return run()
+@pytest.fixture(scope="module")
+def wanted():
+    run = jax.jit(lambda: [derivatives(b, draw_operands(0)) for b in BRANCHES.values()])
+    return run()
 
+
+class TestDerivatives:
     @pytest.mark.parametrize("residuals", RESIDUALS)
     def test_equal_the_branch_itself(self, residuals, operands, wanted):
         branches = list(BRANCHES.values())
