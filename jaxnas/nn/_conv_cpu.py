@@ -2,21 +2,35 @@
 
 There, a convolution that is not in canonical layout (NHWC, HWIO, NHWC) is a naive loop nest, 20 to
 40 times slower than Eigen's; autodiff's gradients are such. Here every gradient is a convolution in
-canonical layout, or a matrix product over patches where that is faster: for images of up to four
-pixels, and for strides, where half of what a gradient convolves would be zeros in between.
+canonical layout, or what is faster for its shape:
+
+* pointwise: a matrix product of pixels.
+* matrix: for images no larger than the kernel, a product of whole images with the matrix of the
+  convolution, which then has fewer numbers than the patches would have.
+* patches: for other results of up to four pixels, where Eigen's convolution slows down tenfold.
+* few: for a first layer's few input channels, sums of shifted images, which need no packing.
+* depthwise: the same per channel; XLA's own is 20 to 90 times slower.
+* grouped: one group after the other.
 """
 
-from collections.abc import Iterable
-from functools import reduce
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnas.nn._windows import seen, total
+
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-_TINY = 4  # pixels of an output up to which patches beat the convolution
+# Where one form overtakes another, as measured.
+_TINY = 4  # pixels of a result up to which patches beat the convolution
+_MATRIX = 256  # pixels of image times pixels of result: the matrix is that many kernels' channels
+_FEW = 32  # numbers that one output is a sum of, up to which shifted images beat the convolution
+_SPREAD = 9  # taps up to which a strided gradient is a sum per tap rather than one over zeros
+_CHUNK = 2**15  # numbers of x that a kernel gradient takes at a time: what stays in the cache
 
 
 class Geometry(NamedTuple):
@@ -46,23 +60,41 @@ class Geometry(NamedTuple):
         return list(product(range(height), range(width)))
 
 
-def _method(kernel_shape: tuple[int, ...], g: Geometry) -> str:
+def _method(channels: int, g: Geometry) -> str:
+    """The form of a convolution with `channels` inputs per group."""
     if g.groups > 1:
-        one_each = kernel_shape[2] == 1 and kernel_shape[3] == g.groups
-        return "depthwise" if one_each else "grouped"
+        return "depthwise" if channels == 1 else "grouped"
+    pixels, results = g.image[0] * g.image[1], g.output[0] * g.output[1]
     if g.window == (1, 1) and g.padding == (0, 0):
+        return "pointwise"
+    if pixels <= len(g.taps) and pixels * results <= _MATRIX:
+        return "matrix"
+    if results <= _TINY:
         return "patches"
-    return "patches" if g.stride > 1 or g.output[0] * g.output[1] <= _TINY else "direct"
+    return "few" if channels * len(g.taps) <= _FEW else "direct"
 
 
 def forward(x: Array, kernel: Array, g: Geometry) -> Array:
-    """The convolution f32[N, H', W', O] of x f32[N, H, W, C] with kernel f32[k1, k2, C / G, O]."""
-    method = _method(kernel.shape, g)
+    """The convolution f[N, H', W', O] of x f[N, H, W, C] with kernel f[k1, k2, C / groups, O]."""
+    channels, outputs = kernel.shape[2:]
+    method = _method(channels, g)
+    if method == "grouped":
+        return _by_group(forward, x, kernel, g)
+    if method == "matrix":
+        y = x.reshape(x.shape[0], -1) @ _matrix(kernel, g)
+        return y.reshape(x.shape[0], *g.output, outputs)
+    if method in ("pointwise", "patches"):
+        y = _patches(x, g) @ kernel.reshape(-1, outputs)
+        return y.reshape(x.shape[0], *g.output, outputs)
     if method == "depthwise":
-        return _total(part * kernel[i, j, 0] for (i, j), part in _windows(x, g))
-    if method == "patches":
-        y = _patches(x, g) @ kernel.reshape(-1, kernel.shape[3])
-        return y.reshape(x.shape[0], *g.output, -1)
+        x = _repeat(x, outputs // g.groups)
+        return total(part * kernel[i, j, 0] for (i, j), part in _windows(x, g))
+    if method == "few":
+        return total(
+            part[..., c : c + 1] * kernel[i, j, c]
+            for (i, j), part in _windows(x, g)
+            for c in range(channels)
+        )
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -70,57 +102,70 @@ def forward(x: Array, kernel: Array, g: Geometry) -> Array:
         [(p, p) for p in g.padding],
         rhs_dilation=(g.dilation,) * 2,
         dimension_numbers=LAYOUT,
-        feature_group_count=g.groups,
     )
 
 
 def input_gradient(dy: Array, kernel: Array, g: Geometry) -> Array:
     """The gradient with respect to x, from that of the result."""
-    method = _method(kernel.shape, g)
+    channels, outputs = kernel.shape[2:]
+    method = _method(channels, g)
+    if method == "grouped":
+        return _by_group(input_gradient, dy, kernel, g)
+    if method == "matrix":
+        x = dy.reshape(dy.shape[0], -1) @ _matrix(kernel, g).T
+        return x.reshape(dy.shape[0], *g.image, channels)
     if method == "depthwise":
-        return _total(_spread(dy * kernel[i, j, 0], i, j, g) for i, j in g.taps)
-    if method == "patches":
-        columns = dy.reshape(-1, dy.shape[3]) @ kernel.reshape(-1, kernel.shape[3]).T
-        columns = columns.reshape(*dy.shape[:3], len(g.taps), -1)
-        taps = enumerate(g.taps)
-        return _total(_spread(columns[:, :, :, t], i, j, g) for t, (i, j) in taps)
-    k1, k2, channels, outputs = kernel.shape
-    share = outputs // g.groups
-    flipped = kernel[::-1, ::-1].reshape(k1, k2, channels, g.groups, share)
-    flipped = flipped.transpose(0, 1, 4, 3, 2).reshape(k1, k2, share, g.groups * channels)
-    pads = []
-    for size, window, pad, out in zip(g.image, g.window, g.padding, g.output, strict=True):
-        reach = g.dilation * (window - 1)
-        low = reach - pad
-        pads.append((low, size - ((out - 1) * g.stride + 1) - low + reach))
+        x = _depthwise_input_gradient(dy, kernel[:, :, 0], g)
+        return x if outputs == g.groups else x.reshape(*x.shape[:3], g.groups, -1).sum(4)
+    if method in ("pointwise", "patches") or _tap_by_tap(g):
+        columns = dy.reshape(-1, outputs) @ kernel.reshape(-1, outputs).T
+        columns = columns.reshape(*dy.shape[:3], len(g.taps), channels)
+        return total(_spread(columns[:, :, :, t], i, j, g) for t, (i, j) in enumerate(g.taps))
     return lax.conv_general_dilated(
         dy,
-        flipped,
+        kernel[::-1, ::-1].swapaxes(2, 3),
         (1, 1),
-        pads,
+        _back_pads(g),
         lhs_dilation=(g.stride,) * 2,
         rhs_dilation=(g.dilation,) * 2,
         dimension_numbers=LAYOUT,
-        feature_group_count=g.groups,
     )
 
 
 def kernel_gradient(x: Array, dy: Array, g: Geometry) -> Array:
     """The gradient with respect to the kernel, from that of the result."""
-    shape = (*g.window, x.shape[3] // g.groups, dy.shape[3])
-    method = _method(shape, g)
-    if method == "depthwise":
-        sums = [jnp.sum(part * dy, axis=(0, 1, 2)) for _, part in _windows(x, g)]
-        return jnp.stack(sums).reshape(shape)
-    if method == "patches":
-        return (_patches(x, g).T @ dy.reshape(-1, dy.shape[3])).reshape(shape)
+    channels, outputs = x.shape[3] // g.groups, dy.shape[3]
+    method = _method(channels, g)
+    shape = (*g.window, channels, outputs)
     if method == "grouped":
-        # XLA's own grouped kernel gradient is naive here; one group at a time is not.
-        alone = g._replace(groups=1)
-        xs = jnp.moveaxis(x.reshape(*x.shape[:3], g.groups, -1), 3, 0)
-        dys = jnp.moveaxis(dy.reshape(*dy.shape[:3], g.groups, -1), 3, 0)
-        parts = lax.map(lambda pair: kernel_gradient(pair[0], pair[1], alone), (xs, dys))
-        return jnp.moveaxis(parts, 0, 3).reshape(shape)
+        return _by_group(kernel_gradient, x, dy, g)
+    if method == "matrix":
+        products = x.reshape(x.shape[0], -1).T @ dy.reshape(dy.shape[0], -1)
+        kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+        return jax.linear_transpose(lambda kernel: _matrix(kernel, g), kernel)(products)[0]
+    if method == "depthwise":
+        return _depthwise_kernel_gradient(_repeat(x, outputs // g.groups), dy, g)
+    if method in ("pointwise", "patches"):
+        return (dy.reshape(-1, outputs).T @ _patches(x, g)).T.reshape(shape)
+    size = _chunk_size(x)
+    if size == x.shape[0]:
+        return _chunk_kernel_gradient(x, dy, g)
+    chunks = (x.reshape(-1, size, *x.shape[1:]), dy.reshape(-1, size, *dy.shape[1:]))
+
+    def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + _chunk_kernel_gradient(chunk[0], chunk[1], g), None
+
+    return lax.scan(add, jnp.zeros(shape, x.dtype), chunks)[0]
+
+
+def _chunk_size(x: Array) -> int:
+    """Images to take at a time: a divisor of all, not far below what fits."""
+    wanted = max(1, _CHUNK // (x.size // x.shape[0]))
+    fitting = [n for n in range(1, min(wanted, x.shape[0]) + 1) if x.shape[0] % n == 0]
+    return fitting[-1] if fitting and 4 * fitting[-1] >= wanted else x.shape[0]
+
+
+def _chunk_kernel_gradient(x: Array, dy: Array, g: Geometry) -> Array:
     pads = []
     for size, window, pad, out in zip(g.image, g.window, g.padding, g.output, strict=True):
         pads.append((pad, (window - 1) * g.dilation + (out - 1) * g.stride + 1 - size - pad))
@@ -136,32 +181,109 @@ def kernel_gradient(x: Array, dy: Array, g: Geometry) -> Array:
     return found.transpose(1, 2, 0, 3)
 
 
-def _total(parts: Iterable[Array]) -> Array:
-    return reduce(jnp.add, parts)
+# --- depthwise ---
 
 
-def _windows(x: Array, g: Geometry):
-    """Per tap, what it sees: f32[N, H', W', C]."""
-    sides = [(p, p, 0) for p in g.padding]
-    padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
-    spans = [(out - 1) * g.stride + 1 for out in g.output]
+def _depthwise_input_gradient(dy: Array, kernel: Array, g: Geometry) -> Array:
+    """Per output channel; kernel f[k1, k2, O]."""
+    if _tap_by_tap(g):
+        return total(_spread(dy * kernel[i, j], i, j, g) for i, j in g.taps)
+    # A depthwise convolution of `dy`, between whose pixels lie zeros.
+    sides = [(low, high, g.stride - 1) for low, high in _back_pads(g)]
+    padded = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
+    flipped = kernel[::-1, ::-1]
+    return total(
+        padded[:, i * g.dilation :, j * g.dilation :][:, : g.image[0], : g.image[1]] * flipped[i, j]
+        for i, j in g.taps
+    )
+
+
+def _depthwise_kernel_gradient(x: Array, dy: Array, g: Geometry) -> Array:
+    """One tap after the other: as fast as all at once, and one tap to compile."""
+    padded = lax.pad(x, jnp.zeros((), x.dtype), _pads(g))
+    height, width = ((out - 1) * g.stride + 1 for out in g.output)
+
+    def tap(index: Array) -> Array:
+        start = (0, index // g.window[1] * g.dilation, index % g.window[1] * g.dilation, 0)
+        seen = lax.dynamic_slice(padded, start, (x.shape[0], height, width, x.shape[3]))
+        return jnp.sum(seen[:, :: g.stride, :: g.stride] * dy, (0, 1, 2))
+
+    return lax.map(tap, jnp.arange(len(g.taps))).reshape(*g.window, 1, x.shape[3])
+
+
+def _repeat(x: Array, times: int) -> Array:
+    return x if times == 1 else jnp.repeat(x, times, axis=-1)
+
+
+# --- shared ---
+
+
+def _by_group(
+    fun: Callable[[Array, Array, Geometry], Array], a: Array, b: Array, g: Geometry
+) -> Array:
+    """Runs `fun` on one group after the other: every array's last axis is what groups divide."""
+
+    def split(v: Array) -> Array:
+        return jnp.moveaxis(v.reshape(*v.shape[:-1], g.groups, -1), -2, 0)
+
+    alone = g._replace(groups=1)
+    parts = lax.map(lambda pair: fun(pair[0], pair[1], alone), (split(a), split(b)))
+    joined = jnp.moveaxis(parts, 0, -2)
+    return joined.reshape(*joined.shape[:-2], -1)
+
+
+def _tap_by_tap(g: Geometry) -> bool:
+    """Whether each tap spreads its gradient, rather than a convolution over zeros between."""
+    return g.stride > 1 and len(g.taps) <= _SPREAD
+
+
+def _pads(g: Geometry) -> list[tuple[int, int, int]]:
+    """Configuration of `lax.pad` for an image."""
+    return [(0, 0, 0), *((p, p, 0) for p in g.padding), (0, 0, 0)]
+
+
+def _back_pads(g: Geometry) -> list[tuple[int, int]]:
+    """Padding of the result with which a convolution with the flipped kernel gives the image."""
+    pads = []
+    for size, window, pad, out in zip(g.image, g.window, g.padding, g.output, strict=True):
+        pads.append((g.dilation * (window - 1) - pad, size + pad - ((out - 1) * g.stride + 1)))
+    return pads
+
+
+def _windows(x: Array, g: Geometry) -> Iterator[tuple[tuple[int, int], Array]]:
+    """Per tap, what it sees: f[N, H', W', C]."""
+    padded = lax.pad(x, jnp.zeros((), x.dtype), _pads(g))
     for i, j in g.taps:
-        start = (0, i * g.dilation, j * g.dilation, 0)
-        stop = (x.shape[0], start[1] + spans[0], start[2] + spans[1], x.shape[3])
-        yield (i, j), lax.slice(padded, start, stop, (1, g.stride, g.stride, 1))
+        yield (i, j), seen(padded, (i * g.dilation, j * g.dilation), g.stride, g.output)
 
 
 def _patches(x: Array, g: Geometry) -> Array:
-    """All that a pixel of the result sees, as a row: f32[N * H' * W', k1 * k2 * C]."""
+    """All that a pixel of the result sees, as a row: f[N * H' * W', k1 * k2 * C]."""
     parts = [part for _, part in _windows(x, g)]
     columns = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
     return columns.reshape(-1, columns.shape[-1])
 
 
 def _spread(part: Array, i: int, j: int, g: Geometry) -> Array:
-    """The transpose of a tap's window: f32[N, H', W', C] back to where it came from in x."""
+    """The transpose of a tap's window: f[N, H', W', C] back to where it came from in x."""
     pads = [(0, 0, 0)]
     for tap, size, out, pad in zip((i, j), g.image, g.output, g.padding, strict=True):
         low = tap * g.dilation - pad
         pads.append((low, size - low - ((out - 1) * g.stride + 1), g.stride - 1))
     return lax.pad(part, jnp.zeros((), part.dtype), [*pads, (0, 0, 0)])
+
+
+def _matrix(kernel: Array, g: Geometry) -> Array:
+    """The convolution as a matrix f[H * W * C, H' * W' * O]: the kernel at every position."""
+    placed = kernel
+    for axis, size, window, pad, out in zip(
+        (0, 1), g.image, g.window, g.padding, g.output, strict=True
+    ):
+        copies = []
+        for position in range(out):
+            low = position * g.stride - pad
+            pads = [(0, 0, 0)] * placed.ndim
+            pads[axis] = (low, size - low - (g.dilation * (window - 1) + 1), g.dilation - 1)
+            copies.append(lax.pad(placed, jnp.zeros((), placed.dtype), pads))
+        placed = jnp.stack(copies, axis=-2)
+    return placed.reshape(g.image[0] * g.image[1] * kernel.shape[2], -1)

@@ -27,7 +27,7 @@ def _parameter(module: nn.Module, name: str, make: Callable[[], Array]) -> Array
 
 
 def _uniform(module: nn.Module, name: str, shape: tuple[int, ...], fan_in: int) -> Array:
-    """The parameter `name` f32[..., inputs, outputs]."""
+    """The parameter `name`: a kernel f32[..., inputs, outputs] or a bias f32[outputs]."""
 
     def draw() -> Array:
         seed = counter.fold(counter.module_seed(module, "params"), zlib.crc32(name.encode()))
@@ -37,15 +37,6 @@ def _uniform(module: nn.Module, name: str, shape: tuple[int, ...], fan_in: int) 
         return (2.0 * counter.uniform(seed, flat).reshape(shape) - 1.0) * bound
 
     return _parameter(module, name, draw)
-
-
-def _bias(module: nn.Module, features: int, fan_in: int, dtype: Any) -> Array:
-    def draw() -> Array:
-        seed = counter.fold(counter.module_seed(module, "params"), zlib.crc32(b"bias"))
-        bound = np.float32(1.0 / np.sqrt(fan_in))
-        return (2.0 * counter.uniform(seed, (features,)) - 1.0) * bound
-
-    return _parameter(module, "bias", draw).astype(dtype)
 
 
 def _check(**counts: int) -> None:
@@ -85,7 +76,9 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, channels, self.features)
         kernel = _uniform(self, "kernel", shape, fan_in)
         y = conv(x, kernel, stride=self.stride, dilation=self.dilation, groups=self.groups)
-        return y + _bias(self, self.features, fan_in, y.dtype) if self.use_bias else y
+        if self.use_bias:
+            y = y + _uniform(self, "bias", (self.features,), fan_in).astype(y.dtype)
+        return y
 
 
 class Dense(nn.Module):
@@ -108,7 +101,9 @@ class Dense(nn.Module):
         x = x if self.dtype is None else x.astype(self.dtype)
         kernel = _uniform(self, "kernel", (x.shape[-1], self.features), x.shape[-1])
         y = x @ kernel.astype(x.dtype)
-        return y + _bias(self, self.features, x.shape[-1], y.dtype) if self.use_bias else y
+        if self.use_bias:
+            y = y + _uniform(self, "bias", (self.features,), x.shape[-1]).astype(y.dtype)
+        return y
 
 
 class BatchNorm(nn.Module):

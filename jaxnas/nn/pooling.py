@@ -7,9 +7,8 @@ it came from, so its derivative is a comparison and an addition per tap. Both ar
 of `jaxnas.nn._linear`: derivatives of every order exist in forward and reverse mode.
 """
 
-import operator
-from collections.abc import Iterable, Iterator
-from functools import partial, reduce
+from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxnas.nn._linear import linear_op
+from jaxnas.nn._windows import seen, total
 
 
 class _Windows(NamedTuple):
@@ -118,10 +118,6 @@ def _windows(x: Array, size: int, stride: int, padding: int, count: bool = True)
     return windows
 
 
-def _total(parts: Iterable[Array]) -> Array:
-    return reduce(operator.add, parts)
-
-
 # --- average ---
 
 
@@ -138,7 +134,7 @@ def _reciprocal_counts(windows: _Windows) -> np.ndarray:
 def _window_sums(x: Array, size: int, stride: int, output: tuple[int, int]) -> Array:
     for axis, outputs in zip((1, 2), output, strict=True):
         span = (outputs - 1) * stride + 1
-        x = _total(lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(size))
+        x = total(lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(size))
     return x
 
 
@@ -163,11 +159,9 @@ _average = linear_op("average_pool", _average_apply, _average_transpose)
 
 def _taps(x: Array, size: int, stride: int, output: tuple[int, int]) -> Iterator[Array]:
     """What every position of the window sees, row by row: f[N, H', W', C] each."""
-    spans = [(outputs - 1) * stride + 1 for outputs in output]
     for i in range(size):
         for j in range(size):
-            stop = (x.shape[0], i + spans[0], j + spans[1], x.shape[3])
-            yield lax.slice(x, (0, i, j, 0), stop, (1, stride, stride, 1))
+            yield seen(x, (i, j), stride, output)
 
 
 def _maximum(x: Array, windows: _Windows) -> tuple[Array, Array]:
@@ -200,7 +194,7 @@ def _select_apply(residuals, operands, *, windows: _Windows):
     (index,), (x,) = residuals, operands
     zero = jnp.zeros((), x.dtype)
     taps = _taps(lax.pad(x, zero, windows.pads), windows.size, windows.stride, windows.output)
-    return (_total(jnp.where(index == tap, value, zero) for tap, value in enumerate(taps)),)
+    return (total(jnp.where(index == tap, value, zero) for tap, value in enumerate(taps)),)
 
 
 def _select_transpose(residuals, operands, *, windows: _Windows):
@@ -211,7 +205,7 @@ def _select_transpose(residuals, operands, *, windows: _Windows):
     # Seen from a pixel, the windows that contain it come in the opposite order of their taps.
     last = windows.size**2 - 1
     pairs = enumerate(zip(owners, dys, strict=True))
-    return (_total(jnp.where(own == last - tap, part, zero) for tap, (own, part) in pairs),)
+    return (total(jnp.where(own == last - tap, part, zero) for tap, (own, part) in pairs),)
 
 
 _select = linear_op("max_pool_select", _select_apply, _select_transpose)

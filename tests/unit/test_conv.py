@@ -32,6 +32,7 @@ CASES = {
     "depthwise": ((6, 5), (3, 3), 4, 4, {"groups": 4}),
     "depthwise strided": ((7, 6), (5, 5), 4, 4, {"groups": 4, "stride": 2}),
     "depthwise dilated": ((7, 6), (3, 3), 4, 4, {"groups": 4, "dilation": 2}),
+    "depthwise strided little": ((7, 6), (3, 3), 4, 4, {"groups": 4, "stride": 2}),
     "depthwise multiplied": ((5, 5), (3, 3), 3, 6, {"groups": 3}),
 }
 
@@ -120,6 +121,7 @@ def cases(draw):
     return image, window, channels, outputs, {**options, "padding": padding}
 
 
+@pytest.mark.slow
 @hypothesis.given(cases())
 @SETTINGS
 def test_any_geometry(case):
@@ -158,6 +160,17 @@ def test_inside_loops_and_under_vmap():
     assert_close(jax.jit(jax.vmap(gradient, (None, 0)))(x, kernels), wanted, 1e-6)
     twice = jax.vmap(jax.vmap(gradient, (0, None)), (None, 0))(x[None], kernels)
     assert_close(jax.tree.map(lambda a: a[:, 0], twice), wanted, 1e-6)
+
+
+@pytest.mark.parametrize("batch", [6, 7])  # chunks of three and of one
+def test_kernel_gradient_of_more_than_a_chunk(batch):
+    x = jax.random.normal(jax.random.key(0), (batch, 16, 16, 40))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 40, 2))
+
+    def gradient(fun):
+        return jax.jit(jax.grad(lambda k: jnp.sum(jnp.sin(0.1 * fun(x, k)))))(kernel)
+
+    assert_close(gradient(conv), gradient(reference), 1e-5)
 
 
 def test_eager_equals_jitted():

@@ -82,6 +82,7 @@ def cases(draw):
     return image, size, stride, padding
 
 
+@pytest.mark.slow
 @hypothesis.given(cases())
 @SETTINGS
 def test_any_geometry(case):
