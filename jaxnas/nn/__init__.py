@@ -2,3 +2,5 @@
 
 from jaxnas.nn.mlp import MLP as MLP
 from jaxnas.nn.mlp import MLPSupernet as MLPSupernet
+from jaxnas.nn.nasbench201 import NASBench201 as NASBench201
+from jaxnas.nn.nasbench201 import NASBench201Supernet as NASBench201Supernet

@@ -405,6 +405,7 @@ def test_weight_decay_falls_on_kernels_only(supernet):
         assert weight == ("kernel" in jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
 def test_training_and_the_found_network():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 96)
