@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnas.strategies._checks import check_number, check_option
+from jaxnas._checks import check_number, check_option
 from jaxnas.tables.table import Table, check_name
 from jaxnas.types import Evaluation, Evaluator, Proposal
 

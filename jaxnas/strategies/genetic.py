@@ -27,9 +27,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnas._checks import check_count, check_number, check_option
 from jaxnas.space import SearchSpace, mutate
 from jaxnas.space import crossover as cross
-from jaxnas.strategies._checks import check_count, check_number, check_option
 from jaxnas.strategies._population import Population, empty, fill_or_breed, tournament
 from jaxnas.types import Strategy, rank_value
 

@@ -8,8 +8,8 @@ replacement. Deviation: `batch_size` draws per step.
 import jax
 import jax.numpy as jnp
 
+from jaxnas._checks import check_count
 from jaxnas.space import SearchSpace, sample
-from jaxnas.strategies._checks import check_count
 from jaxnas.types import Proposal, Strategy, split_like
 
 

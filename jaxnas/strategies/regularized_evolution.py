@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnas._checks import check_count, check_number
 from jaxnas.space import SearchSpace, mutate
-from jaxnas.strategies._checks import check_count, check_number
 from jaxnas.strategies._population import Population, empty, fill_or_breed, tournament
 from jaxnas.types import Strategy, rank_value
 

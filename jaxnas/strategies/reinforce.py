@@ -28,8 +28,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxnas._checks import check_count, check_number, check_option
 from jaxnas.space import SearchSpace, first_valid, is_active, is_valid, sample
-from jaxnas.strategies._checks import check_count, check_number, check_option
 from jaxnas.types import Proposal, PyTree, Strategy, split_like
 
 Params = dict[str, Array]
