@@ -36,7 +36,8 @@ def prepare(recipe: Recipe, task: Task, seed: Array, batch: Split) -> tuple[Arra
       Inputs like `batch.x`, and f32[N, num_outputs]: class probabilities or regression targets.
 
     Raises:
-      ValueError: for crop, flip or cutout where rows are not images [height, width, channels].
+      ValueError: for crop, flip or cutout where rows are not images [height, width, channels], or
+        label smoothing where there are no classes.
 
     Example:
       >>> batch = Split(jnp.ones((2, 4, 4, 1)), jnp.array([0, 1]))
@@ -51,6 +52,8 @@ def prepare(recipe: Recipe, task: Task, seed: Array, batch: Split) -> tuple[Arra
             "crop, flip and cutout need rows that are images [height, width, channels], "
             f"got rows of shape {x.shape[1:]}"
         )
+    if recipe.label_smoothing and task.kind != "classification":
+        raise ValueError(f"label_smoothing needs classes, but the task is {task.kind}")
     if recipe.crop or recipe.flip:
         x = crop_and_flip(counter.fold(seed, 0), x, recipe.crop, recipe.flip)
     if recipe.cutout:

@@ -157,7 +157,8 @@ def step_any(
     def run(gradients, moments, params):
         leaves, structure = jax.tree.flatten(params)
         columns = [structure.flatten_up_to(tree) for tree in (gradients, *moments, decayed)]
-        found = [_step_leaf(optimizers, step, p, *rest) for p, *rest in zip(leaves, *columns)]  # noqa: B905
+        rows = zip(leaves, *columns, strict=True)
+        found = [_step_leaf(optimizers, step, *row) for row in rows]
         trees = [jax.tree.unflatten(structure, column) for column in zip(*found, strict=True)]
         return trees[0], tuple(trees[1:])
 

@@ -27,7 +27,9 @@ def make(name, space, **changes):
 
 @pytest.mark.parametrize("name", nas.strategies.ALL)
 def test_contract(name, any_space):
-    nas.testing.check_strategy(make(name, any_space), any_space)
+    # Outside `jit` once: that comparison is the slowest, and does not depend on the space.
+    eager = any_space.name == "conditional"
+    nas.testing.check_strategy(make(name, any_space), any_space, eager=eager)
 
 
 def test_contract_of_the_factorised_policy():

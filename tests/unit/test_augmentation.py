@@ -96,6 +96,12 @@ def test_rows_that_are_no_images_are_refused():
         prepare(Recipe(flip=True), Task("classification", 2), SEED, batch)
 
 
+def test_smoothing_without_classes_is_refused():
+    batch = Split(jnp.ones((2, 3)), jnp.asarray([[1.0], [2.0]]))
+    with pytest.raises(ValueError, match="label_smoothing needs classes"):
+        prepare(Recipe(label_smoothing=0.1), Task("regression", 1), SEED, batch)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -126,6 +126,42 @@ def test_budget_is_a_fraction_of_the_epochs(space, arch, data):
     np.testing.assert_array_equal(np.isfinite(result.valid_curve).sum(axis=1), wanted)
 
 
+def test_the_average_of_weights_is_that_of_the_trajectory(data):
+    space = spaces.mlp(3, depths=(1,), widths=(4,), optimizers=("sgd",), dropouts=(0.0,))
+    arch = np.asarray(space.arch({"learning_rate": 0.1}))[None]
+
+    def variables(epochs, **options):
+        recipe = Recipe(epochs=epochs, batch_size=None, **options)
+        return run(space, arch, data, recipe, keep=True).variables[0]["params"]
+
+    # Full batches: an epoch is a step, and shorter runs are the beginnings of longer ones.
+    after = [variables(epochs) for epochs in (1, 2, 3)]
+    first = variables(1, average=0.5)
+    # The first step keeps a tenth of the start, so the start follows from the first average.
+    start = jax.tree.map(lambda a, p: (a - 0.9 * p) / 0.1, first, after[0])
+    wanted = start
+    for index, params in enumerate(after):
+        decay = min(0.15, (1 + index) / (10 + index))
+        wanted = jax.tree.map(lambda w, p, d=decay: d * w + (1 - d) * p, wanted, params)
+    found = variables(3, average=0.15)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)
+
+
+def test_label_smoothing_reaches_the_training(data):
+    space = spaces.mlp(3, depths=(1,), widths=(16,), optimizers=("adam",), dropouts=(0.0,))
+    arch = np.asarray(space.arch({"learning_rate": 0.01}))[None]
+
+    def confidence(**options):
+        recipe = Recipe(epochs=60, batch_size=16, **options)
+        (variables,) = run(space, arch, data, recipe, keep=True).variables
+        logits = space.network(arch[0]).apply(variables, data.train.x, train=False)
+        return float(jax.nn.softmax(logits).max(axis=-1).mean())
+
+    # The targets' own largest probability is 1, or 0.4 + 0.6 / 3 with smoothing.
+    assert confidence() > 0.95
+    assert abs(confidence(label_smoothing=0.6) - 0.6) < 0.05
+
+
 def test_a_diverged_candidate_is_nan_and_alone(data):
     space = spaces.mlp(3, depths=(2,), widths=(8,), learning_rates=(1e-3, 1e30), dropouts=(0.0,))
     calm, wild = (
