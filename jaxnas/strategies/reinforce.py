@@ -19,8 +19,6 @@ business (Adam undoes the scale unless there is an entropy bonus). Skip connecti
 like any other.
 """
 
-import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -28,125 +26,53 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxnas._checks import check_count, check_number, check_option
-from jaxnas.space import SearchSpace, first_valid, is_active, is_valid, sample
-from jaxnas.types import Proposal, PyTree, Strategy, split_like
-
-Params = dict[str, Array]
-
-IMPOSSIBLE = -1e9  # logit of a padded choice; finite, for 0 * -inf would poison the entropy
+from jaxnas._checks import check_count, check_number
+from jaxnas.space import SearchSpace
+from jaxnas.strategies._policy import Params, make_policy, propose, score
+from jaxnas.types import Evaluation, Proposal, PyTree, Strategy
 
 
 class ReinforceState(NamedTuple):
     """The policy, its optimiser and the baseline."""
 
-    params: Params  # f32, see `_recurrent` and `_factorised`
+    params: Params  # f32, see `jaxnas.strategies._policy`
     optimizer: PyTree  # moments of Adam, f32 like `params`, and its i32[] count
     baseline_sum: Array  # f32[], decayed sum of batch means of the fitness
     baseline_weight: Array  # f32[], decayed sum of ones, for the bias correction
 
 
-class _Policy(NamedTuple):
-    """A distribution over decision vectors, one decision after the other."""
+class Lesson(NamedTuple):
+    """What a batch teaches."""
 
-    init: Callable[[Array], Params]  # (key) -> params
-    start: PyTree  # memory before the first decision
-    decide: Callable  # (params, memory, index, previous choice) -> (memory, logits f32[K])
+    weight: Array  # f32[B], equal for candidates that count, 0 for the others; sums to 1 or 0
+    advantage: Array  # f32[B], fitness above the baseline
+    baseline_sum: Array  # f32[], see `ReinforceState`, as the next
+    baseline_weight: Array  # f32[]
 
-
-def _factorised(num_decisions: int, num_choices: int) -> _Policy:
-    def init(key):
-        return {"logits": 1e-3 * jax.random.normal(key, (num_decisions, num_choices))}
-
-    def decide(params, memory, index, previous):
-        del previous
-        return memory, params["logits"][index]
-
-    return _Policy(init, (), decide)
+    def learned(self, state: ReinforceState, params: Params, moments: PyTree) -> ReinforceState:
+        """The next state; the old one where no candidate counts."""
+        new = ReinforceState(params, moments, self.baseline_sum, self.baseline_weight)
+        any_counts = self.weight.sum() > 0.0
+        return jax.tree.map(lambda a, b: jnp.where(any_counts, a, b), new, state)
 
 
-def _recurrent(num_decisions: int, num_choices: int, hidden_size: int, num_layers: int) -> _Policy:
-    shapes = {
-        "embedding": (num_decisions, num_choices, hidden_size),  # of the choice before
-        "kernel": (num_layers, 2 * hidden_size, 4 * hidden_size),
-        "bias": (num_layers, 4 * hidden_size),
-        "head": (num_decisions, hidden_size, num_choices),
-        "head_bias": (num_decisions, num_choices),
-    }
+def judge(
+    state: ReinforceState,
+    proposal: Proposal,
+    evaluation: Evaluation,
+    baseline_decay: float | Array,
+) -> Lesson:
+    """Weighs a batch against the moving average, which includes it.
 
-    def init(key):
-        keys = dict(zip(shapes, split_like(key, len(shapes)), strict=True))
-        return {
-            name: jax.random.uniform(keys[name], shape, minval=-0.08, maxval=0.08)
-            for name, shape in shapes.items()
-        }
-
-    def decide(params, memory, index, previous):
-        x = params["embedding"][index, previous]
-        after = []
-        for (hidden, cell), kernel, bias in zip(
-            memory, params["kernel"], params["bias"], strict=True
-        ):
-            gates = jnp.concatenate([x, hidden]) @ kernel + bias
-            take, keep, give, value = jnp.split(gates, 4)
-            cell = jax.nn.sigmoid(keep) * cell + jax.nn.sigmoid(take) * jnp.tanh(value)
-            x = jax.nn.sigmoid(give) * jnp.tanh(cell)
-            after.append((x, cell))
-        return tuple(after), x @ params["head"][index] + params["head_bias"][index]
-
-    zeros = jnp.zeros(hidden_size)
-    return _Policy(init, ((zeros, zeros),) * num_layers, decide)
-
-
-def _unroll(space: SearchSpace, policy: _Policy, params: Params, pick: Callable):
-    """Makes all decisions in order, skipping the inactive ones.
-
-    Args:
-      space: the space.
-      policy: the policy.
-      params: its parameters.
-      pick: `(index, log-probabilities f32[K]) -> i32[]`, the choice: sampled, or given.
-
-    Returns:
-      The canonical architecture i32[D], its log-probability f32[] and the entropy f32[] of the
-      distributions met on the way.
+    Candidates that failed, or that the policy did not draw, do not count.
     """
-    num_choices = jnp.asarray(space.num_choices)
-    places = jnp.arange(max(space.num_choices))
-
-    def decide(carry, index):
-        memory, arch, previous = carry
-        memory, logits = policy.decide(params, memory, index, previous)
-        log_p = jax.nn.log_softmax(jnp.where(places < num_choices[index], logits, IMPOSSIBLE))
-        active = is_active(space, arch)[index]  # looks at earlier decisions only
-        choice = jnp.where(active, pick(index, log_p), 0)
-        entropy = -jnp.sum(jnp.exp(log_p) * log_p)
-        gains = jnp.where(active, jnp.stack([log_p[choice], entropy]), 0.0)
-        return (memory, arch.at[index].set(choice), choice), gains
-
-    none = jnp.zeros(space.num_decisions, jnp.int32)
-    first = (policy.start, none, jnp.zeros((), jnp.int32))
-    (_, arch, _), gains = jax.lax.scan(decide, first, jnp.arange(space.num_decisions))
-    log_prob, entropy = gains.sum(axis=0)
-    return arch, log_prob, entropy
-
-
-def _draw(key: Array, space: SearchSpace, policy: _Policy, params: Params) -> Array:
-    """An architecture i32[D] sampled from the policy, valid or not."""
-
-    def pick(index, log_p):
-        return jax.random.categorical(jax.random.fold_in(key, index), log_p)
-
-    return _unroll(space, policy, params, pick)[0]
-
-
-def _score(space: SearchSpace, policy: _Policy, params: Params, arch: Array) -> tuple[Array, Array]:
-    """Log-probabilities f32[B] and entropies f32[B] of canonical architectures i32[B, D]."""
-
-    def one(row):
-        return _unroll(space, policy, params, lambda index, _: row[index])[1:]
-
-    return jax.vmap(one)(arch)
+    counts = proposal.info & jnp.isfinite(evaluation.fitness)
+    weight = counts / jnp.maximum(counts.sum(), 1)
+    fitness = jnp.where(counts, evaluation.fitness, 0.0)
+    baseline_sum = baseline_decay * state.baseline_sum + weight @ fitness
+    baseline_weight = baseline_decay * state.baseline_weight + 1.0
+    advantage = fitness - baseline_sum / baseline_weight
+    return Lesson(weight, advantage, baseline_sum, baseline_weight)
 
 
 def reinforce(
@@ -194,18 +120,10 @@ def reinforce(
       (4, 3)
     """
     check_count("batch_size", batch_size)
-    check_option("policy", policy, ("recurrent", "factorised"))
     check_number("learning_rate", learning_rate)
     check_number("baseline_decay", baseline_decay, high=1.0)
     check_number("entropy_weight", entropy_weight)
-    check_count("hidden_size", hidden_size)
-    check_count("num_layers", num_layers)
-    sizes = (space.num_decisions, max(space.num_choices))
-    model = (
-        _factorised(*sizes)
-        if policy == "factorised"
-        else _recurrent(*sizes, hidden_size=hidden_size, num_layers=num_layers)
-    )
+    model = make_policy(space, policy, hidden_size=hidden_size, num_layers=num_layers)
     optimizer = optax.scale_by_adam()
 
     def init(key):
@@ -213,31 +131,18 @@ def reinforce(
         return ReinforceState(params, optimizer.init(params), jnp.zeros(()), jnp.zeros(()))
 
     def ask(key, state: ReinforceState):
-        def propose(k):
-            k_policy, k_sample = jax.random.split(k)
-            arch = first_valid(space, k_policy, lambda k: _draw(k, space, model, state.params))
-            drawn = is_valid(space, arch)
-            return jnp.where(drawn, arch, sample(k_sample, space)), drawn
-
-        arch, drawn = jax.vmap(propose)(split_like(key, batch_size))
-        return Proposal(arch, jnp.ones(batch_size), drawn)
+        return propose(key, space, model, state.params, batch_size)
 
     def tell(key, state: ReinforceState, proposal, evaluation):
         del key
-        counts = proposal.info & jnp.isfinite(evaluation.fitness)
-        weight = counts / jnp.maximum(counts.sum(), 1)
-        fitness = jnp.where(counts, evaluation.fitness, 0.0)
-        baseline_sum = baseline_decay * state.baseline_sum + weight @ fitness
-        baseline_weight = baseline_decay * state.baseline_weight + 1.0
-        advantage = weight * (fitness - baseline_sum / baseline_weight)
+        lesson = judge(state, proposal, evaluation, baseline_decay)
 
         def loss(params):
-            log_prob, entropy = _score(space, model, params, proposal.arch)
-            return -(advantage @ log_prob + entropy_weight * (weight @ entropy))
+            log_prob, entropy = score(space, model, params, proposal.arch)
+            return -(lesson.weight @ (lesson.advantage * log_prob + entropy_weight * entropy))
 
         updates, moments = optimizer.update(jax.grad(loss)(state.params), state.optimizer)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
-        learned = ReinforceState(params, moments, baseline_sum, baseline_weight)
-        return jax.tree.map(functools.partial(jnp.where, counts.any()), learned, state)
+        return lesson.learned(state, params, moments)
 
     return Strategy(init, ask, tell)

@@ -9,15 +9,26 @@ import jaxnas as nas
 
 # Small enough that all phases of a strategy are seen in ten steps of four.
 OPTIONS = {
-    "regularized_evolution": {"population_size": 12, "tournament_size": 3},
+    "dqn": {"hidden_size": 8, "num_updates": 4, "replay_size": 4, "num_evaluations": 40},
     "genetic": {"population_size": 12, "num_elites": 3},
+    "local_search": {"num_init": 4, "capacity": 24},
+    "nsga2": {"num_objectives": 1, "population_size": 12},
+    "ppo": {"hidden_size": 8, "num_epochs": 2},
+    "q_learning": {"num_evaluations": 40, "num_replays": 4, "capacity": 24},
+    "regularized_evolution": {"population_size": 12, "tournament_size": 3},
     "reinforce": {"hidden_size": 8},
+    "simulated_annealing": {"num_chains": 2, "num_evaluations": 40},
 }
 
 FLOATS = {
-    "regularized_evolution": ("mutation_rate",),
+    "dqn": ("learning_rate", "discount"),
     "genetic": ("mutation_rate", "crossover_rate", "truncation_rate"),
+    "nsga2": ("mutation_rate", "crossover_rate"),
+    "ppo": ("learning_rate", "clip_range", "entropy_weight", "baseline_decay"),
+    "q_learning": ("learning_rate", "discount", "trace_decay", "initial_value"),
+    "regularized_evolution": ("mutation_rate",),
     "reinforce": ("learning_rate", "entropy_weight", "baseline_decay"),
+    "simulated_annealing": ("initial_temperature", "final_temperature", "mutation_rate"),
 }
 
 
