@@ -1,4 +1,4 @@
-"""The command line: `jaxnas search`, `resume`, `retrain`, `report`, `list`."""
+"""The command line: `jaxnas search`, `resume`, `retrain`, `report`, `compare`, `list`."""
 
 import argparse
 import dataclasses
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxnas import (
+    compare_command,
     config,
     datasets,
     evaluators,
@@ -22,6 +23,7 @@ from jaxnas import (
     store,
     strategies,
     summary,
+    tables,
 )
 from jaxnas.config import Search, Settings
 from jaxnas.retrain import retrain
@@ -98,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     added = command("report", _report, "write the report of a run, finished or not")
     added.add_argument("directory", type=Path)
     added.add_argument("--out", type=Path, help="default: report.html in the run directory")
+    added = command("compare", compare_command.run, "compare strategies on a table, many seeds")
+    compare_command.add_arguments(added)
     added = command("list", _list, "list what there is to search with, or the runs in a folder")
     added.add_argument("folder", type=Path, nargs="?")
     return parser
@@ -206,6 +210,7 @@ def _list(args: argparse.Namespace) -> None:
         ("spaces", spaces.ALL),
         ("strategies", strategies.ALL),
         ("evaluators", evaluators.ALL),
+        ("tables", tables.ALL),
         ("data sets", datasets.ALL),
     ):
         print(f"{title}:")

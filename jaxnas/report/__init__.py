@@ -1,9 +1,9 @@
 """The report of a run: one HTML file that needs no network, no script and no other file."""
 
 import os
-import uuid
 from pathlib import Path
 
+from jaxnas.report.files import write_page
 from jaxnas.report.page import render as render
 from jaxnas.store import Run
 
@@ -36,11 +36,4 @@ def write(run: Run, path: str | os.PathLike | None = None) -> Path:
     path = run.directory / "report.html" if path is None else Path(path)
     found = {name: run.result(name) for name in RESULTS}
     page = render(run.config, run.rows(), {k: v for k, v in found.items() if v is not None})
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        draft.write_text(page, encoding="utf-8")
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    return path
+    return write_page(path, page)

@@ -123,11 +123,11 @@ def curve(searches: Sequence[Trace], axis: str) -> Curve | None:
         return None
     steps = [x[_improves(t.incumbent)] for x, t in zip(xs, searches, strict=True)]
     grid = np.unique(np.concatenate([[first, last], *steps]))
-    grid = _thinned(grid[(grid >= first) & (grid <= last)])
+    grid = thinned(grid[(grid >= first) & (grid <= last)])
     values = np.stack([trace.best_at(axis, grid) for trace in searches])
     enough = len(searches) >= MIN_SEEDS_T
     low, high = t_interval(values) if enough else (values.min(axis=0), values.max(axis=0))
-    beyond = [_thinned(np.concatenate([[last], x[x > last]])) for x in xs]
+    beyond = [thinned(np.concatenate([[last], x[x > last]])) for x in xs]
     tails = tuple(
         (x, trace.best_at(axis, x)) for x, trace in zip(beyond, searches, strict=True) if len(x) > 1
     )
@@ -139,7 +139,7 @@ def _improves(incumbent: np.ndarray) -> np.ndarray:
     return np.concatenate([[True], incumbent[1:] != incumbent[:-1]])
 
 
-def _thinned(x: np.ndarray) -> np.ndarray:
+def thinned(x: np.ndarray) -> np.ndarray:
     """At most `MAX_POINTS` of `x`, its first and last among them."""
     keep = np.linspace(0, len(x) - 1, min(len(x), MAX_POINTS)).round().astype(int)
     return x[keep]
@@ -167,7 +167,7 @@ def gain(searches: Sequence[Trace], baseline: Sequence[Trace], axis: str) -> Gai
     )
     if np.isnan(ours).any() or np.isnan(theirs).any():
         return None
-    half = _welch_half_width(ours, theirs)
+    half = welch_half_width(ours, theirs)
     difference = ours.mean() - theirs.mean()
     low, high = float(difference - half), float(difference + half)
     means = float(ours.mean()), float(theirs.mean())
@@ -175,7 +175,8 @@ def gain(searches: Sequence[Trace], baseline: Sequence[Trace], axis: str) -> Gai
     return Gain(searches[0].strategy, axis, used, *means, low, high, num_seeds)
 
 
-def _welch_half_width(a: np.ndarray, b: np.ndarray) -> float:
+def welch_half_width(a: np.ndarray, b: np.ndarray) -> float:
+    """Half of Welch's 95% interval of the difference of two means; NaN for a lone sample."""
     if len(a) < 2 or len(b) < 2:
         return np.nan
     parts = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)

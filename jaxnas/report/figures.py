@@ -13,8 +13,13 @@ MAX_DOTS = 3000  # of one panel
 UNITS = ((7200.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
 
-def trajectory(curves: Sequence[Curve], looks: Mapping[str, Series], axis: str) -> Markup:
-    """Best fitness so far against what the search has used, one line per strategy.
+def trajectory(
+    curves: Sequence[Curve],
+    looks: Mapping[str, Series],
+    axis: str,
+    label: str = "best fitness so far",
+) -> Markup:
+    """What a search has found against what it has used, one line per strategy.
 
     The vertical axis covers what comes after the first tenth of the horizontal one, so that a
     poor start does not flatten the rest.
@@ -23,6 +28,7 @@ def trajectory(curves: Sequence[Curve], looks: Mapping[str, Series], axis: str) 
       curves: at least one.
       looks: series by strategy.
       axis: "evaluations" or "seconds".
+      label: what the curves show.
     """
     end = max(float(x[-1]) for curve in curves for x in (curve.x, *(t[0] for t in curve.tails)))
     divisor, unit = (
@@ -39,7 +45,7 @@ def trajectory(curves: Sequence[Curve], looks: Mapping[str, Series], axis: str) 
     )
     body = frame.axes(
         f"charged {unit}" if axis == "seconds" else unit,
-        "best fitness so far",
+        label,
         whole_x=axis == "evaluations",
     )
     for part in (_bands, _lines):
@@ -49,7 +55,7 @@ def trajectory(curves: Sequence[Curve], looks: Mapping[str, Series], axis: str) 
         f"{number(float(curve.x[-1]))} {axis}"
         for curve in curves
     )
-    return svg(frame.width, frame.height, f"Best fitness so far against {axis}", ends, body)
+    return svg(frame.width, frame.height, f"{label.capitalize()} against {axis}", ends, body)
 
 
 def _late_limits(curves: Sequence[Curve], start: float) -> tuple[float, float]:

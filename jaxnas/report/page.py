@@ -44,6 +44,12 @@ def render(config: dict[str, Any], rows: Sequence[Row], results: dict[str, Any])
         details.plan,
         details.configuration,
     )
+    main = element("main", [part(summary) for part in parts])
+    return document(title, _header(summary, title), main, _footer(summary))
+
+
+def document(title: str, *body: Markup) -> str:
+    """A whole page from the parts of its body."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -52,13 +58,7 @@ def render(config: dict[str, Any], rows: Sequence[Row], results: dict[str, Any])
         element("title", f"{title} {DASH} jaxnas"),
         element("style", Markup(CSS)),
     )
-    body = element(
-        "body",
-        _header(summary, title),
-        element("main", [part(summary) for part in parts]),
-        _footer(summary),
-    )
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+    return f"<!DOCTYPE html>\n{element('html', head, element('body', *body), lang='en')}\n"
 
 
 def _title(config: dict[str, Any]) -> str:
