@@ -115,15 +115,23 @@ def search(
 def best(record: Record) -> tuple[Array, Array]:
     """The best candidate of a record or of a whole history.
 
+    It is the fittest of those trained with the largest budget at which any succeeded: the fitness
+    after a short training says little about that after a long one.
+
     Returns:
       `arch` i32[D] and `fitness` f32[]; the first one on ties, NaN where every candidate failed.
     """
     fitness = record.evaluation.fitness.ravel()
-    index = jnp.argmax(rank_value(fitness))
+    value, budget = rank_value(fitness), record.budget.ravel()
+    longest = jnp.max(jnp.where(value > -jnp.inf, budget, 0.0))
+    index = jnp.argmax(jnp.where(budget == longest, value, -jnp.inf))
     return record.arch.reshape(fitness.size, -1)[index], fitness[index]
 
 
 def incumbent_curve(history: Record) -> Array:
-    """Best fitness seen up to and including each step: f32[T], minus infinity before a success."""
+    """Best fitness seen up to and including each step: f32[T], minus infinity before a success.
+
+    Budgets are not looked at; `jaxnas.analysis.incumbents` follows the candidate that `best` picks.
+    """
     per_step = rank_value(history.evaluation.fitness)
     return jax.lax.cummax(per_step.reshape(per_step.shape[0], -1).max(axis=1))

@@ -27,9 +27,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:
-    """The row of the highest fitness, the first one on ties; None where all failed."""
+    """The fittest of the rows with the largest budget, see `jaxnas.search.best`; None: all failed.
+
+    The first one on ties.
+    """
     succeeded = [row for row in rows if not math.isnan(row.fitness)]
-    return max(succeeded, key=lambda row: row.fitness, default=None)
+    return max(succeeded, key=lambda row: (row.budget, row.fitness), default=None)
 
 
 def results(run: Run, space: SearchSpace) -> str:

@@ -106,7 +106,9 @@ def values(space: Sequence[Decision], arch: Sequence[int]) -> tuple[str, ...]:
 
 
 def top(space: Sequence[Decision], rows: Sequence[Row], num: int) -> list[Candidate]:
-    """The best distinct architectures by their best evaluation; the earlier one on ties.
+    """The best distinct architectures by their best evaluation with the largest budget.
+
+    The earlier one on ties.
 
     Args:
       space: the decisions.
@@ -123,8 +125,8 @@ def top(space: Sequence[Decision], rows: Sequence[Row], num: int) -> list[Candid
     for arch, members in groups.items():
         fine = [row for row in members if np.isfinite(row.fitness)]
         if fine:
-            best = max(fine, key=lambda row: row.fitness)
+            best = max(fine, key=lambda row: (row.budget, row.fitness))
             mean = float(np.mean([row.fitness for row in fine]))
             strategies = tuple(dict.fromkeys(row.strategy for row in members))
             found.append(Candidate(arch, best, mean, len(members), strategies))
-    return sorted(found, key=lambda candidate: -candidate.row.fitness)[:num]
+    return sorted(found, key=lambda found: (-found.row.budget, -found.row.fitness))[:num]

@@ -74,6 +74,14 @@ def test_best_and_incumbent_curve_rank_failures_last():
     assert (np.asarray(nas.incumbent_curve(failed)) == -np.inf).all()
 
 
+def test_best_is_among_the_longest_trained():
+    fitness = jnp.array([[0.9, 0.3], [0.4, jnp.nan]])
+    evaluation = nas.Evaluation(fitness, fitness[..., None], {}, jnp.ones((2, 2)))
+    budget = jnp.array([[0.1, 0.5], [0.5, 1.0]])  # the only full training failed
+    history = nas.Record(jnp.arange(4).reshape(2, 2, 1), budget, evaluation)
+    assert [a.item() for a in nas.best(history)] == [2, pytest.approx(0.4)]
+
+
 def test_costs_and_budgets_are_charged(key):
     _, evaluator = problem()
     proposal = nas.Proposal(jnp.array([[0, 0, 0], [1, 2, 1]]), jnp.array([1.0, 0.5]))

@@ -1,0 +1,1 @@
+"""Surrogates: models of fitness that are trained inside a compiled search."""
