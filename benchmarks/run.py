@@ -20,7 +20,15 @@ from typing import Any
 from benchmarks import harness
 from jaxnas import parallel
 
-NAMES = ("population_mlp", "strategies_mlp")
+NAMES = (
+    "gp_search",
+    "memory",
+    "population_cells",
+    "population_mlp",
+    "rank_agreement",
+    "strategies_mlp",
+    "strategies_tabular",
+)
 
 
 def _override(text: str) -> tuple[str, int]:

@@ -1,5 +1,6 @@
 """Neural architecture search in JAX: spaces, strategies and evaluators as pure functions."""
 
+from jaxnas import analysis as analysis
 from jaxnas import datasets as datasets
 from jaxnas import evaluators as evaluators
 from jaxnas import parallel as parallel
@@ -8,6 +9,8 @@ from jaxnas import strategies as strategies
 from jaxnas import tables as tables
 from jaxnas import testing as testing
 from jaxnas import training as training
+from jaxnas.compare import compare as compare
+from jaxnas.retrain import specialise as specialise
 from jaxnas.run import resume as resume
 from jaxnas.run import run as run
 from jaxnas.search import Record as Record

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import inspect
-import os
 import shlex
 import sys
 import traceback
@@ -29,6 +28,7 @@ from jaxnas.config import Search, Settings
 from jaxnas.retrain import retrain
 from jaxnas.run import resume, run, stopped_message
 from jaxnas.store import Run, RunError
+from jaxnas.training import calibration
 
 RETRAIN_FACTOR = 5  # the winner is trained for so many times the epochs of a candidate
 
@@ -126,6 +126,11 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     add("--no-retrain", action="store_true", help="leave the winner as it was found")
     add("--devices", type=int, help="CPU devices; default: one per core")
     add(
+        "--calibrate",
+        action="store_true",
+        help="plan with seconds measured on this device (once, then cached; kept in the run)",
+    )
+    add(
         "--option",
         nargs="+",
         action="extend",
@@ -157,6 +162,10 @@ def _search(args: argparse.Namespace) -> None:
         command=args.command_line,
     )
     store.check_free(args.out)
+    if args.calibrate:
+        parallel.cpu_devices(settings.devices)
+        model = calibration.calibrated()._asdict()
+        settings = dataclasses.replace(settings, cost_model=model)
     made = _prepare(settings, args)
     found = run(
         args.out,
@@ -231,9 +240,8 @@ def _settings_of(opened: Run) -> Settings:
 def _prepare(settings: Settings, args: argparse.Namespace) -> Search:
     parallel.cpu_devices(settings.devices)
     if not args.no_cache:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         try:
-            parallel.compilation_cache(Path(base) / "jaxnas")
+            parallel.compilation_cache(parallel.cache_folder())
         except OSError as error:  # only slower without it
             print(f"jaxnas: no compilation cache: {error}", file=sys.stderr)
     return config.build(settings)
@@ -254,7 +262,7 @@ def _retrain_winner(found: Run, made: Search, settings: Settings) -> None:
         found,
         made.space,
         made.data,
-        settings.recipe(retrain=True),
+        settings.retrain_recipe(made.data.task),
         seed=settings.seed,
         num_seeds=settings.retrain_seeds,
     )

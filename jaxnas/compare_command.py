@@ -26,7 +26,7 @@ GROUPS = ("table", "strategy")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of the command."""
     add = parser.add_argument
-    add("--table", default="nasbench201", help="see `jaxnas list`, or the path of a saved table")
+    add("--table", default="digits", help="see `jaxnas list`, or the path of a saved table")
     add("--strategy", default="all", metavar="NAME[,NAME...]", help="or all that apply")
     add("--evaluations", type=int, default=150, help="of each search")
     add("--seeds", type=int, default=50, help="searches per strategy")

@@ -16,7 +16,8 @@ import jax
 from jaxnas import datasets, evaluators, spaces, strategies
 from jaxnas.arm import check_budget
 from jaxnas.space import SearchSpace
-from jaxnas.training.data import Data, from_arrays
+from jaxnas.training.costs import CostModel
+from jaxnas.training.data import Data, Task, from_arrays
 from jaxnas.training.plan import Plan, choose
 from jaxnas.training.recipe import Recipe
 from jaxnas.types import Evaluator, Strategy
@@ -48,6 +49,7 @@ class Settings:
       retrain_epochs: of the winner; 0: it is not retrained.
       retrain_seeds: networks trained of the winner, the best on the validation split is kept.
       devices: CPU devices; None: one per core.
+      cost_model: seconds of a calibrated `CostModel`, by name; None: the built-in ones.
       options: overrides by group, see `GROUPS`; `retrain` is the recipe's for the winner.
       command: the command line, for the report.
 
@@ -68,6 +70,7 @@ class Settings:
     retrain_epochs: int = 100
     retrain_seeds: int = 5
     devices: int | None = None
+    cost_model: dict[str, float] | None = None
     options: Options = field(default_factory=dict)
     command: str | None = None
 
@@ -100,15 +103,20 @@ class Settings:
         each = self.num_evaluations or TYPICAL_EVALUATIONS
         return each * self.num_seeds * len(self.searched)
 
-    def recipe(self, *, retrain: bool = False) -> Recipe:
-        """How candidates are trained, or how the winner is trained at the end."""
-        options = self.options.get("recipe", {}) | {"epochs": self.epochs}
-        if retrain:
-            annealed: dict[str, Any] = {"schedule": "cosine"}  # what pays only in a long training
-            options = annealed | options | self.options.get("retrain", {})
-            options["epochs"] = self.retrain_epochs
+    @property
+    def recipe(self) -> Recipe:
+        """How candidates are trained."""
         with _typed("recipe"):
-            return Recipe(**options)
+            return Recipe(**self.options.get("recipe", {}) | {"epochs": self.epochs})
+
+    def retrain_recipe(self, task: Task) -> Recipe:
+        """How the winner is trained at the end: with what pays only in a long training."""
+        long: dict[str, Any] = {"schedule": "cosine"}
+        if task.kind == "classification":
+            long["label_smoothing"] = 0.1
+        options = long | self.options.get("recipe", {}) | self.options.get("retrain", {})
+        with _typed("recipe"):
+            return Recipe(**options | {"epochs": self.retrain_epochs})
 
     def _allowed(self, group: str) -> set[str]:
         if group == "space":
@@ -158,11 +166,11 @@ def build(settings: Settings) -> Search:
       ValueError: for options that are out of range or do not go together.
     """
     options = {group: settings.options.get(group, {}) for group in GROUPS}
-    recipe = settings.recipe()
-    if settings.retrain_epochs:
-        settings.recipe(retrain=True)  # rather now than after the search
+    recipe = settings.recipe
     with _typed("data"):
         data = datasets.load(settings.data, split_key(settings), **options["data"])
+    if settings.retrain_epochs:
+        settings.retrain_recipe(data.task)  # rather now than after the search
     with _typed("space"):
         own: dict[str, Any] = _image_shape(settings.space, data) | options["space"]
         space = spaces.ALL[settings.space](data.task.num_outputs, **own)
@@ -172,7 +180,8 @@ def build(settings: Settings) -> Search:
         own = {k: v for k, v in options["strategy"].items() if k in _keywords(factory)}
         with _typed("strategy"):
             made[name] = factory(space, batch_size=settings.batch_size, **own)
-    plan = choose(space, recipe, data, settings.num_candidates)
+    model = None if settings.cost_model is None else CostModel(**settings.cost_model)
+    plan = choose(space, recipe, data, settings.num_candidates, model=model)
     evaluator = evaluators.train_from_scratch(space, data, recipe, plan=plan)
     return Search(space, data, made, evaluator, plan)
 

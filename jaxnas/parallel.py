@@ -64,10 +64,50 @@ def join(coordinator: str, num_processes: int, process_id: int) -> None:
     jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
+def cache_folder() -> Path:
+    """Where this user's caches are: compiled programs and measurements of devices."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "jaxnas"
+
+
 @lru_cache(maxsize=8)
-def candidate_mesh(num_devices: int) -> Mesh:
-    """The mesh over the first `num_devices` devices of all processes, with the axis `candidate`."""
-    return Mesh(np.asarray(jax.devices()[:num_devices]), ("candidate",))
+def device_mesh(num_devices: int, batch_devices: int = 1) -> Mesh:
+    """The mesh over the first devices of all processes.
+
+    Args:
+      num_devices: how many devices.
+      batch_devices: how many of them share the mini-batches of a candidate.
+
+    Returns:
+      A mesh with the axes `candidate` [num_devices / batch_devices], over which candidates are
+      dealt, and `batch` [batch_devices].
+
+    Raises:
+      ValueError: if `batch_devices` does not divide `num_devices`.
+    """
+    if batch_devices < 1 or num_devices % batch_devices:
+        raise ValueError(f"batch_devices = {batch_devices} does not divide {num_devices} devices")
+    devices = np.asarray(jax.devices()[:num_devices])
+    return Mesh(devices.reshape(-1, batch_devices), ("candidate", "batch"))
+
+
+def split_rows(tree: Any) -> Any:
+    """Splits the leading axes of arrays over the mesh axis `batch`, where a program has one.
+
+    For use inside a program; the compiler then splits what is computed from the arrays, too, and
+    adds what sums over all rows need. Results are those of one device, up to rounding.
+
+    Args:
+      tree: a pytree of arrays whose leading axes are multiples of the devices.
+
+    Returns:
+      The same values.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if "batch" not in mesh.auto_axes:
+        return tree
+    sharding = NamedSharding(mesh, PartitionSpec("batch"))
+    return jax.tree.map(lambda array: jax.lax.with_sharding_constraint(array, sharding), tree)
 
 
 def spread(mesh: Mesh, tree: Any, axis: str | None = None) -> Any:

@@ -16,6 +16,14 @@ SPACES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def compilation(request):
+    """Strategies are compiled for much longer than they run: theirs are not optimised."""
+    module = request.node.path.stem.removeprefix("test_")
+    light = module == "strategies" or module in nas.strategies.ALL
+    jax.config.update("jax_disable_most_optimizations", light)
+
+
 @pytest.fixture
 def key():
     """A PRNG key."""

@@ -17,7 +17,7 @@ def main(coordinator: str, num_processes: int, process_id: int, out: str) -> Non
         parallel.join(coordinator, num_processes, process_id)
     import jaxnas as nas
     from jaxnas.space import sample
-    from jaxnas.training import population
+    from jaxnas.training import plan, population
 
     data = nas.datasets.wine(jax.random.key(0))
     space = nas.spaces.mlp(3, depths=(1, 2), widths=(4, 8), optimizers=("adam",))
@@ -26,8 +26,12 @@ def main(coordinator: str, num_processes: int, process_id: int, out: str) -> Non
     recipe = nas.Recipe(epochs=3, batch_size=16)
     trained = population.train(space, arch, data, recipe, jax.random.key(2))
     assert jax.process_count() == num_processes
+    # Every mini-batch is shared by the processes.
+    split = plan.choose(space, recipe, data, 5, arch=arch, batch_devices=num_processes)
+    shared = population.train(space, arch, data, recipe, jax.random.key(2), split)
     names = ("loss", "train_loss", "accuracy")
-    np.savez(out, curve=trained.train_curve, **{name: trained.metrics[name] for name in names})
+    found = {name: trained.metrics[name] for name in names}
+    np.savez(out, curve=trained.train_curve, split_curve=shared.train_curve, **found)
 
 
 if __name__ == "__main__":

@@ -38,9 +38,9 @@ def train_from_scratch(
 
     Returns:
       An `Evaluator` without state. Fitness is validation accuracy, or R2 for regression; NaN where
-      training diverged. Metrics: `loss`, `accuracy` or `r2`, `train_loss`, `epochs`, `parameters`,
-      `train_seconds`, `compile_seconds`. Cost is `train_seconds`, measured; compilation is not
-      charged.
+      training diverged, or where a candidate does not fit the memory even alone. Metrics: `loss`,
+      `accuracy` or `r2`, `train_loss`, `epochs`, `parameters`, `train_seconds`, `compile_seconds`.
+      Cost is `train_seconds`, measured; compilation is not charged.
 
     Raises:
       ValueError: if `num_candidates` is below 1 or a batch is larger than the data.

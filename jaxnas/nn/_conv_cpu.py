@@ -30,7 +30,9 @@ _TINY = 4  # pixels of a result up to which patches beat the convolution
 _MATRIX = 256  # pixels of image times pixels of result: the matrix is that many kernels' channels
 _FEW = 32  # numbers that one output is a sum of, up to which shifted images beat the convolution
 _SPREAD = 9  # taps up to which a strided gradient is a sum per tap rather than one over zeros
-_CHUNK = 2**15  # numbers of x that a kernel gradient takes at a time: what stays in the cache
+_NARROW = 16  # channels of a result up to which a kernel gradient takes all images at once
+_CACHED = 2**17  # numbers of x up to which it does so for any result
+_CHUNK = 2**15  # numbers of x that it takes at a time otherwise: what stays in the cache
 
 
 class Geometry(NamedTuple):
@@ -145,10 +147,10 @@ def kernel_gradient(x: Array, dy: Array, g: Geometry) -> Array:
         return jax.linear_transpose(lambda kernel: _matrix(kernel, g), kernel)(products)[0]
     if method == "depthwise":
         return _depthwise_kernel_gradient(_repeat(x, outputs // g.groups), dy, g)
-    if method in ("pointwise", "patches"):
+    if method == "pointwise":
         return (dy.reshape(-1, outputs).T @ _patches(x, g)).T.reshape(shape)
     size = _chunk_size(x)
-    if size == x.shape[0]:
+    if size == x.shape[0] or outputs <= _NARROW or x.size <= _CACHED:
         return _chunk_kernel_gradient(x, dy, g)
     chunks = (x.reshape(-1, size, *x.shape[1:]), dy.reshape(-1, size, *dy.shape[1:]))
 

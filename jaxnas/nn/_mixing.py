@@ -12,6 +12,7 @@ from jax import Array, lax
 
 from jaxnas.nn import counter
 from jaxnas.nn._linear import linear_op
+from jaxnas.nn.drop_path import DropPath, drop_output
 from jaxnas.nn.routing import route
 
 PyTree = Any
@@ -26,10 +27,10 @@ class _Alone(nn.Module):
     factory: Callable[[], nn.Module]
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, *, train: bool, drop_path: DropPath | None = None) -> Array:
         module = self.factory()
         nn.share_scope(self, module)
-        return module(x, train=train)
+        return drop_output(drop_path, module, module(x, train=train))
 
 
 class Operations:
@@ -64,6 +65,7 @@ class Operations:
         *,
         mutable: frozenset[str],
         train: bool,
+        drop_path: DropPath | None = None,
     ) -> tuple[Array, Variables]:
         """Routes or mixes.
 
@@ -74,6 +76,7 @@ class Operations:
           seeds: for the PRNG streams.
           mutable: collections that operations may change.
           train: static.
+          drop_path: the draw, one for all operations.
 
         Returns:
           The result, and the mutable collections of all operations after the call.
@@ -83,24 +86,28 @@ class Operations:
             for name, own in variables.items()
         }
 
-        def call(name, variables, seeds, x):
-            rngs = {stream: _key(seed, name) for stream, seed in seeds.items()}
+        def call(name, variables, seeds, x, drop_path):
             y, after = self.modules[name].apply(
-                variables[name], x, train=train, rngs=rngs, mutable=list(before[name])
+                variables[name],
+                x,
+                train=train,
+                drop_path=drop_path,
+                rngs={stream: _key(seed, name) for stream, seed in seeds.items()},
+                mutable=list(before[name]),
             )
             return y, dict(after)
 
         if jnp.issubdtype(choice.dtype, jnp.integer):
-            return self._route(call, before, choice, variables, seeds, x)
+            return self._route(call, before, choice, variables, seeds, x, drop_path)
         after, terms = {}, []
         for k, name in zip(self._kept, self.modules, strict=True):
-            y, after[name] = call(name, variables, seeds, x)
+            y, after[name] = call(name, variables, seeds, x, drop_path)
             terms.append(choice[k].astype(y.dtype) * y)
         return sum(terms[1:], terms[0]), after
 
     def _route(self, call, before, choice, *operands):
-        def branch(name, variables, seeds, x):
-            y, own = call(name, variables, seeds, x)
+        def branch(name, variables, *rest):
+            y, own = call(name, variables, *rest)
             unchanged = {n: {c: variables[n][c] for c in before[n]} for n in before}
             return y, {**unchanged, name: own}
 
@@ -130,7 +137,10 @@ def _check_ops(ops: Sequence[Operation], keep: Sequence[int] | None) -> None:
 
 def _read(residuals: Sequence[Array], operands: Sequence[Array]) -> tuple[Array, Array]:
     (source,), (nodes,) = residuals, operands
-    return nodes, lax.dynamic_index_in_dim(nodes, source, keepdims=False)
+    # In a conditional, or XLA would fuse the read into whatever keeps the element, and copy all
+    # nodes twice per edge for fear that the addition in place comes before that.
+    pick = lambda at: lax.dynamic_index_in_dim(nodes, at, keepdims=False)  # noqa: E731
+    return nodes, lax.cond(source > 0, pick, lambda _: nodes[0], source)
 
 
 def _add(residuals: Sequence[Array], operands: Sequence[Array]) -> tuple[Array]:

@@ -23,6 +23,7 @@ from jax import Array, lax
 from jaxnas.nn import counter
 from jaxnas.nn._graph import check_graph, check_stack, output_nodes
 from jaxnas.nn._mixing import Operation, Operations, Seeds, Variables, add, read
+from jaxnas.nn.drop_path import DropPath
 
 PyTree = Any
 
@@ -61,13 +62,16 @@ class MixedOp(nn.Module):
     residuals: str = "auto"
 
     @nn.compact
-    def __call__(self, x: Array, choice: Array, *, train: bool) -> Array:
+    def __call__(
+        self, x: Array, choice: Array, *, train: bool, drop_path: DropPath | None = None
+    ) -> Array:
         """Runs the operations on x.
 
         Args:
           x: f32[...], whatever the operations take.
           choice: i32[], the operation to run, in `keep`; or f32[K], the weight of every operation.
           train: static, passed on to the operations.
+          drop_path: rows that this place drops, the same of all operations; None: none.
 
         Returns:
           What the operations return.
@@ -78,7 +82,8 @@ class MixedOp(nn.Module):
             _create(self, ops.init(counter.module_seed(self, "params"), x))
         variables, mutable = _load(self, ops)
         seeds = _seeds(self)
-        y, updates = ops.run(x, choice, variables, seeds, mutable=mutable, train=train)
+        options = {"mutable": mutable, "train": train, "drop_path": drop_path}
+        y, updates = ops.run(x, choice, variables, seeds, **options)
         _update(self, updates)
         return y
 
@@ -130,7 +135,14 @@ class Cell(nn.Module):
     residuals: str = "auto"
 
     @nn.compact
-    def __call__(self, x: Array | Sequence[Array], choice: Array, *, train: bool) -> Array:
+    def __call__(
+        self,
+        x: Array | Sequence[Array],
+        choice: Array,
+        *,
+        train: bool,
+        drop_path: DropPath | None = None,
+    ) -> Array:
         """Runs the cell.
 
         Args:
@@ -138,6 +150,8 @@ class Cell(nn.Module):
           choice: i32[E], an operation per edge; or f32[E, K], weights. With `num_cells`, the same
             for all cells, or with a leading axis for the cells.
           train: static, passed on to the operations.
+          drop_path: is folded per cell and then per edge, and says which rows edges drop; None:
+            none.
 
         Returns:
           f32[..., channels times the number of output nodes].
@@ -156,28 +170,32 @@ class Cell(nn.Module):
             _create(self, _init_stacked(ops, seeds, inputs[0]))
         variables, mutable = _load(self, ops)
         seeds = jax.tree.map(self._spread, _seeds(self))
+        draws = drop_path
+        if drop_path is not None:
+            spread = self._spread(drop_path.seed)
+            draws = DropPath(jnp.broadcast_to(drop_path.rate, spread.shape[:-1]), spread)
 
         op = partial(ops.run, mutable=mutable, train=train)
         run = partial(self._run, op, outputs)
         if self.num_cells is None:
-            y, updates = run(inputs, choice, variables, seeds)
+            y, updates = run(inputs, choice, variables, seeds, draws)
         else:
             lead = (self.num_cells, *choice.shape)
             choice = choice if per_cell else jnp.broadcast_to(choice, lead)
-            every = (choice, variables, seeds)
+            every = (choice, variables, seeds, draws)
             y, updates = lax.scan(lambda x, own: run((x,), *own), inputs[0], every)
         _update(self, updates)
         return y
 
-    def _run(self, op, outputs, inputs, choice, variables, seeds):
+    def _run(self, op, outputs, inputs, *own):
         """One cell: its output, and the changed variables with their axis of edges."""
         empty = jnp.zeros_like(inputs[0])
         nodes = jnp.stack([*inputs, *[empty] * (self.num_nodes - self.num_inputs)])
 
         def edge(nodes, own):
-            source, target, *rest = own
+            source, target, choice, variables, seeds, draw = own
             nodes, x = read(nodes, source)
-            y, updates = op(x, *rest)
+            y, updates = op(x, choice, variables, seeds, drop_path=draw)
             if (y.shape, y.dtype) != (x.shape, x.dtype):
                 raise ValueError(
                     f"ops must return the shape and dtype of their input, {x.dtype}{x.shape}, "
@@ -186,7 +204,7 @@ class Cell(nn.Module):
             return add(nodes, target, y), updates
 
         sources, targets = jnp.asarray(self.edges, jnp.int32).T
-        nodes, updates = lax.scan(edge, nodes, (sources, targets, choice, variables, seeds))
+        nodes, updates = lax.scan(edge, nodes, (sources, targets, *own))
         if len(outputs) == 1:
             return nodes[outputs[0]], updates
         return jnp.concatenate([nodes[node] for node in outputs], axis=-1), updates

@@ -4,6 +4,10 @@ Dong & Yang, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architec
 https://arxiv.org/abs/2001.00326, Section 2.1 and Figure 1; block details from the authors' code,
 https://github.com/D-X-Y/AutoDL-Projects. Both networks have the same stem, reduction blocks and
 head under the same names.
+
+What the benchmark does not have, and is off unless asked for: drop-path on the cells' edges (not on
+the reduction blocks, which are no choice), and an auxiliary head at the input of the last stage,
+which in DARTS, too, is the first place with a quarter of the image's height and width.
 """
 
 import math
@@ -16,6 +20,8 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from jaxnas.nn.auxiliary import auxiliary_logits
+from jaxnas.nn.drop_path import DropPath, drop_output
 from jaxnas.nn.layers import BatchNorm, Conv, Dense
 from jaxnas.nn.mixed import Cell, operation_variables
 from jaxnas.nn.operations import OPERATIONS, ReluConvNorm
@@ -58,14 +64,19 @@ class FixedCell(nn.Module):
     operations: tuple[str, ...]
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, *, train: bool, drop_path: DropPath | None = None) -> Array:
         """Maps x f32[batch, height, width, channels] to the same shape."""
         nodes = [x] + [jnp.zeros_like(x)] * (NUM_NODES - 1)
-        for (target, source), name in zip(EDGES, self.operations, strict=True):
+        for index, ((target, source), name) in enumerate(zip(EDGES, self.operations, strict=True)):
             if name != "none":
                 edge = OPERATIONS[name](x.shape[-1], name=f"{target}<-{source}")
-                nodes[target] += edge(nodes[source], train=train)
+                y = edge(nodes[source], train=train)
+                nodes[target] += drop_output(_fold(drop_path, index), edge, y)
         return nodes[-1]
+
+
+def _fold(drop_path: DropPath | None, tag: int) -> DropPath | None:
+    return None if drop_path is None else drop_path.fold(tag)
 
 
 class _Skeleton(nn.Module):
@@ -78,6 +89,7 @@ class _Skeleton(nn.Module):
       num_cells: cells per stage.
       image_size: height and width of the images, a multiple of 4.
       in_channels: channels of the images.
+      auxiliary: whether there is an auxiliary head, see `jaxnas.nn.auxiliary`.
     """
 
     operations: tuple[str, ...]
@@ -86,6 +98,7 @@ class _Skeleton(nn.Module):
     num_cells: int = 5
     image_size: int = 32
     in_channels: int = 3
+    auxiliary: bool = False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -105,6 +118,8 @@ class _Skeleton(nn.Module):
             if stage > 0:
                 block = ReductionBlock(self.num_channels * 2**stage, name=f"reduction_{stage}")
                 x = block(x, train=train)
+            if self.auxiliary and stage == NUM_STAGES - 1:
+                auxiliary_logits(self, x, self.num_classes, train=train)
             x = stage_fn(stage, x)
         x = nn.relu(BatchNorm(name="head_norm")(x, train=train))
         return Dense(self.num_classes, name="head")(x.mean(axis=(1, 2)))
@@ -118,13 +133,14 @@ class NASBench201(_Skeleton):
     """
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, *, train: bool, drop_path: DropPath | None = None) -> Array:
         """Maps images f32[batch, height, width, channels] to logits f32[batch, num_classes]."""
 
         def run_stage(stage, x):
+            own = _fold(drop_path, stage)
             for index in range(self.num_cells):
                 cell = FixedCell(self.operations, name=f"stage_{stage}_cell_{index}")
-                x = cell(x, train=train)
+                x = cell(x, train=train, drop_path=_fold(own, index))
             return x
 
         return self._run(x, run_stage, train=train)
@@ -162,12 +178,16 @@ class NASBench201Supernet(_Skeleton):
     Attributes:
       operations: the choices of every edge, names in `OPERATIONS`.
       bucket: per edge, the choices to serve.
+      residuals: see `jaxnas.nn.routing.route`.
     """
 
     bucket: Bucket = ()
+    residuals: str = "auto"
 
     @nn.compact
-    def __call__(self, x: Array, choice: Array, *, train: bool) -> Array:
+    def __call__(
+        self, x: Array, choice: Array, *, train: bool, drop_path: DropPath | None = None
+    ) -> Array:
         """Maps images f32[batch, height, width, channels] to logits f32[batch, num_classes].
 
         `choice` is i32[6], an architecture, or f32[6, K], weights of all operations on every edge;
@@ -184,9 +204,10 @@ class NASBench201Supernet(_Skeleton):
                 edges,
                 num_cells=self.num_cells,
                 keep=keep,
+                residuals=self.residuals,
                 name=f"stage_{stage}",
             )
-            return cells(x, choice, train=train)
+            return cells(x, choice, train=train, drop_path=_fold(drop_path, stage))
 
         return self._run(x, run_stage, train=train)
 

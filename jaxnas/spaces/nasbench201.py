@@ -49,6 +49,7 @@ def nasbench201(
     image_size: int = 32,
     in_channels: int = 3,
     operations: Sequence[str] = PUBLISHED_OPERATIONS,
+    auxiliary: bool = False,
 ) -> SearchSpace:
     """Image classifiers from three stages of equal cells; a cell is the architecture.
 
@@ -62,6 +63,8 @@ def nasbench201(
       image_size: height and width of the images, a multiple of 4 since two blocks halve them.
       in_channels: channels of the images, at least 1.
       operations: the choices of every edge, names in `jaxnas.nn.operations.OPERATIONS`.
+      auxiliary: whether networks have an auxiliary head for `Recipe.auxiliary_weight`, see
+        `jaxnas.nn.auxiliary`; costs never count it.
 
     Returns:
       A `SearchSpace` with decisions `1<-0`, `2<-0`, `2<-1`, `3<-0`, `3<-1`, `3<-2`: 15,625
@@ -92,10 +95,10 @@ def nasbench201(
 
     def network(arch):
         chosen = tuple(names[int(choice)] for choice in np.asarray(arch))
-        return NASBench201(operations=chosen, **counts)
+        return NASBench201(operations=chosen, auxiliary=auxiliary, **counts)
 
     def supernet(bucket):
-        return NASBench201Supernet(operations=names, bucket=bucket, **counts)
+        return NASBench201Supernet(operations=names, bucket=bucket, auxiliary=auxiliary, **counts)
 
     tabulated = len(names) ** len(EDGES) <= _MAX_TABLE
     return SearchSpace(

@@ -8,6 +8,7 @@ space; `save` and `load` keep it in a file. In the shape descriptions, `N` denot
 from types import MappingProxyType
 
 from jaxnas.tables.building import build as build
+from jaxnas.tables.digits import digits as digits
 from jaxnas.tables.files import load as load
 from jaxnas.tables.files import save as save
 from jaxnas.tables.hpolib import hpolib as hpolib
@@ -15,4 +16,4 @@ from jaxnas.tables.nasbench201 import nasbench201 as nasbench201
 from jaxnas.tables.table import Table as Table
 from jaxnas.tables.table import from_arrays as from_arrays
 
-ALL = MappingProxyType({"nasbench201": nasbench201, "hpolib": hpolib})
+ALL = MappingProxyType({"digits": digits, "nasbench201": nasbench201, "hpolib": hpolib})

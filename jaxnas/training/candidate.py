@@ -1,5 +1,6 @@
 """Trains one candidate: a pure, traceable function that the population's programs repeat."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,6 +11,9 @@ import optax
 from jax import Array
 
 from jaxnas.nn import counter
+from jaxnas.nn.auxiliary import COLLECTION as AUXILIARY
+from jaxnas.nn.drop_path import DropPath
+from jaxnas.parallel import split_rows
 from jaxnas.training.augmentation import prepare
 from jaxnas.training.data import Split, Task
 from jaxnas.training.metrics import evaluate, score_name, target_losses
@@ -39,7 +43,7 @@ class Trainee:
     """The static half of training: everything that decides what the program looks like.
 
     Attributes:
-      module: `__call__(x, choice, *, train)`.
+      module: `__call__(x, choice, *, train)`; also `drop_path` where the recipe drops paths.
       task: the task.
       recipe: the recipe.
       optimizers: names that a candidate's `optimizer` hyperparameter indexes.
@@ -111,8 +115,12 @@ def train_candidate(
 
     Returns:
       The outcome, and the trained Flax variables.
+
+    Raises:
+      ValueError: if the recipe asks for what the network does not have.
     """
     recipe = trainee.recipe
+    _check_drop_path(trainee)
     k_init = jax.random.wrap_key_data(counter.fold(seed, 0), impl="threefry2x32")
     epochs = jnp.clip(jnp.ceil(budget * recipe.epochs - 1e-4), 1, recipe.epochs).astype(jnp.int32)
     per_epoch = recipe.steps_per_epoch(train.y.shape[0])
@@ -178,7 +186,7 @@ def _epoch(run: _Run, loop: _Loop) -> _Loop:
 def _step(run: _Run, index, batch: Split, carry: tuple[_State, Array]):
     """One gradient and one update; `carry` holds the state and the sum of losses."""
     state, total = carry
-    loss_fn = _loss_fn(run, state.rest, batch, counter.fold(run.seed, 2 * index))
+    loss_fn = _loss_fn(run, index, state.rest, split_rows(batch))
     (loss, rest), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     params, moments = _update(run, index, gradients, state.params, state.moments)
     average = _average(run, index, state.average, {"params": params, **rest})
@@ -198,22 +206,49 @@ def _apply_fn(run: _Run, state: _State):
     return lambda x: module.apply(variables, x, run.arch, train=False)
 
 
-def _loss_fn(run: _Run, rest, batch: Split, seed: Array):
-    """`params -> (mean loss f32[], updated other collections)` on one batch."""
-    x, targets = prepare(run.trainee.recipe, run.trainee.task, counter.fold(seed, 0), batch)
+def _loss_fn(run: _Run, index, rest, batch: Split):
+    """`params -> (mean loss f32[], updated other collections)` on the batch of step `index`."""
+    recipe, task, module = run.trainee.recipe, run.trainee.task, run.trainee.module
+    seed = counter.fold(run.seed, 2 * index)
+    x, targets = prepare(recipe, task, counter.fold(seed, 0), batch)
+    options: dict[str, Any] = {"train": True, "mutable": list(rest)}
+    options["rngs"] = {"dropout": jax.random.wrap_key_data(seed, impl="threefry2x32")}
+    if recipe.drop_path:
+        rate = recipe.drop_path_rate(index, run.num_steps)
+        options["drop_path"] = DropPath(rate, counter.fold(seed, 1))
+    if recipe.auxiliary_weight:
+        options["mutable"].append(AUXILIARY)
 
     def loss_fn(params):
-        outputs, updated = run.trainee.module.apply(
-            {"params": params, **rest},
-            x,
-            run.arch,
-            train=True,
-            mutable=list(rest),
-            rngs={"dropout": jax.random.wrap_key_data(seed, impl="threefry2x32")},
-        )
-        return jnp.mean(target_losses(run.trainee.task, outputs, targets)), dict(updated)
+        outputs, updated = module.apply({"params": params, **rest}, x, run.arch, **options)
+        updated = dict(updated)
+        loss = jnp.mean(target_losses(task, outputs, targets))
+        if recipe.auxiliary_weight:
+            heads = _auxiliary_outputs(recipe, updated.pop(AUXILIARY, {}))
+            losses = [jnp.mean(target_losses(task, head, targets)) for head in heads]
+            loss += recipe.auxiliary_weight * sum(losses)
+        return loss, updated
 
     return loss_fn
+
+
+def _auxiliary_outputs(recipe: Recipe, collection: PyTree) -> list[Array]:
+    outputs = jax.tree.leaves(collection)
+    if not outputs:
+        raise ValueError(
+            f"auxiliary_weight = {recipe.auxiliary_weight} needs networks with an auxiliary head; "
+            "those of this space have none (nasbench201 has one with auxiliary=True)"
+        )
+    return outputs
+
+
+def _check_drop_path(trainee: Trainee) -> None:
+    rate = trainee.recipe.drop_path
+    if rate and "drop_path" not in inspect.signature(trainee.module.__call__).parameters:
+        raise ValueError(
+            f"drop_path = {rate} needs networks whose __call__ takes `drop_path`; "
+            "those of this space do not"
+        )
 
 
 def _decayed(module, params) -> PyTree:

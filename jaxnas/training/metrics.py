@@ -31,7 +31,15 @@ def target_losses(task: Task, outputs: Array, targets: Array) -> Array:
       task: the task. Static.
       outputs: f32[N, num_outputs].
       targets: f32[N, num_outputs], see `targets_of`.
+
+    Raises:
+      ValueError: if the network has another number of outputs than the task.
     """
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"outputs has shape {outputs.shape}, but the task wants {targets.shape}: the space's "
+            "number of classes or outputs must be the task's"
+        )
     if task.kind == "classification":
         return optax.softmax_cross_entropy(outputs, targets)
     return jnp.mean(jnp.square(outputs - targets), axis=-1)

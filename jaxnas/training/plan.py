@@ -6,8 +6,8 @@ weighs the two with a cost model. It reads no clock, so the same inputs give the
 machine of a kind, and a resumed search repeats the arithmetic of an uninterrupted one to the bit.
 """
 
+import dataclasses
 import itertools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,9 +15,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxnas.space import Bucket, SearchSpace, sample
-from jaxnas.training.costs import CostModel, cost_of, training_bytes
+from jaxnas.space import Bucket, SearchSpace
+from jaxnas.training.costs import CostModel, cost_of
 from jaxnas.training.data import Data
+from jaxnas.training.memory import MIB, Footprint, Job, device_limit, footprint
+from jaxnas.training.prediction import Workload, predict, size_groups, workload
+from jaxnas.training.program import can_remat
 from jaxnas.training.recipe import Recipe
 
 Cells = tuple[tuple[int, ...], ...]  # a partition of the choices of a size group
@@ -34,8 +37,14 @@ class Plan:
         partition of those choices into cells; candidates whose largest choice lies in one cell
         share a bucket. Single-choice cells are exact.
       group_size: candidates stacked by `vmap` in one step of a program; 1 maps over candidates.
-      num_devices: devices that the candidates are dealt to.
+      num_devices: devices in all.
       chunk: candidates per call and device.
+      batch_devices: devices that share the mini-batches of a candidate; candidates are dealt to
+        the num_devices / batch_devices groups of them.
+      remat: whether operations compute again in the backward pass what they could have kept, which
+        saves memory and costs time.
+      memory_limit: bytes per device that a call may take; None: no limit. `population.train` fits
+        its calls into it, and returns NaN for candidates that do not fit alone.
       report: what was chosen and why, for people.
     """
 
@@ -43,6 +52,9 @@ class Plan:
     group_size: int = 1
     num_devices: int = 1
     chunk: int = CHUNK
+    batch_devices: int = 1
+    remat: bool = False
+    memory_limit: int | None = None
     report: str = field(default="", compare=False)
 
     def bucket_of(self, space: SearchSpace, arch: np.ndarray) -> Bucket:
@@ -72,15 +84,6 @@ class Plan:
         return tuple(bucket)
 
 
-def size_groups(space: SearchSpace) -> tuple[tuple[int, ...], ...]:
-    """Positions of the reshaping decisions, those with equal choices together."""
-    groups: dict[tuple, list[int]] = {}
-    for position, decision in enumerate(space.decisions):
-        if decision.reshapes:
-            groups.setdefault(decision.choices, []).append(position)
-    return tuple(tuple(positions) for positions in groups.values())
-
-
 def _partitions(num_choices: int) -> list[Cells]:
     """Partitions of 0 to n - 1 into runs: all of them for up to 8 choices, else the extremes."""
     if num_choices > 8:
@@ -93,81 +96,6 @@ def _partitions(num_choices: int) -> list[Cells]:
     return found
 
 
-class Workload(NamedTuple):
-    """What `choose` weighs: kinds of candidates, how many of each, and the steps they take."""
-
-    types: list[np.ndarray]  # one i32[D] representative per kind
-    counts: np.ndarray  # candidates of each kind
-    steps: float  # training steps of one candidate
-    rows: int  # rows per step
-    feature_shape: tuple[int, ...]
-
-
-def step_seconds(
-    model: CostModel, space: SearchSpace, plan: Plan, arch: np.ndarray, rows: int, shape
-) -> float:
-    """Predicted seconds of one training step of `arch` in its bucket of `plan`."""
-    bucket = plan.bucket_of(space, arch)
-    largest = _largest(space, bucket)
-    held = cost_of(space, largest, shape)
-    used = held
-    if plan.group_size == 1:
-        used = cost_of(space, _charged(space, bucket, arch), shape)
-    return (
-        model.step
-        + model.layer * used.products
-        + model.flop * 3.0 * used.flops * rows
-        + model.parameter * (used.parameters + 0.15 * (held.parameters - used.parameters))
-    )
-
-
-def _largest(space: SearchSpace, bucket: Bucket) -> np.ndarray:
-    return np.asarray([max(choices) for choices in bucket])
-
-
-def _charged(space: SearchSpace, bucket: Bucket, arch: np.ndarray) -> np.ndarray:
-    """The architecture whose exact network costs what `arch` costs inside `bucket`."""
-    if space.supernet is None:
-        return arch
-    module = space.supernet(bucket)
-    return module.charged(arch) if hasattr(module, "charged") else _largest(space, bucket)
-
-
-def predict(
-    model: CostModel, space: SearchSpace, plan: Plan, work: Workload
-) -> tuple[float, float, int]:
-    """Predicted compile seconds, run seconds and number of buckets."""
-    buckets = {plan.bucket_of(space, arch) for arch in work.types}
-    compiling = sum(
-        model.compile_program
-        + model.compile_layer * cost_of(space, _largest(space, bucket), work.feature_shape).products
-        for bucket in buckets
-    )
-    seconds = [
-        step_seconds(model, space, plan, arch, work.rows, work.feature_shape) for arch in work.types
-    ]
-    running = float(np.dot(seconds, work.counts)) * work.steps / plan.num_devices
-    return compiling, running, len(buckets)
-
-
-def _workload(space, recipe, data, num_candidates, arch) -> Workload:
-    if arch is None:
-        keys = jax.random.split(jax.random.key(0), min(num_candidates, 512))
-        arch = np.asarray(jax.jit(jax.vmap(lambda k: sample(k, space)))(keys))
-    kinds: dict[tuple, list] = {}
-    groups = size_groups(space)
-    for row in np.asarray(arch):
-        active = space.active_mask(row)
-        kind = tuple(max((int(row[p]) for p in g if active[p]), default=0) for g in groups)
-        kinds.setdefault(kind, []).append(row)
-    counts = np.asarray([len(rows) for rows in kinds.values()]) * num_candidates / len(arch)
-    num_rows = data.train.y.shape[0]
-    steps = float(recipe.epochs * recipe.steps_per_epoch(num_rows))
-    rows = recipe.batch_size or num_rows
-    shape = tuple(data.train.x.shape[1:])
-    return Workload([rows[0] for rows in kinds.values()], counts, steps, rows, shape)
-
-
 def choose(
     space: SearchSpace,
     recipe: Recipe,
@@ -178,11 +106,15 @@ def choose(
     cells: dict[str, Cells] | None = None,
     group_size: int | None = None,
     num_devices: int | None = None,
+    batch_devices: int = 1,
     chunk: int | None = None,
+    remat: bool | None = None,
     memory_limit: int | None = None,
     model: CostModel | None = None,
 ) -> Plan:
     """Makes the plan with the least predicted compile plus run time; any part can be forced.
+
+    Memory comes first: of plans that fit different numbers of candidates, the one that fits most.
 
     Args:
       space: the space.
@@ -194,10 +126,15 @@ def choose(
       group_size: forces candidates per `vmap`. None: 1 on CPU, where stacked candidates are slower
         for every network measured; as many as memory allows elsewhere (not measured on a GPU).
       num_devices: None: all devices of all processes.
-      chunk: None: `CHUNK`, or what memory allows.
+      batch_devices: devices that share every mini-batch, a divisor of `num_devices` and of the
+        batch size; pays where there are fewer candidates than devices.
+      chunk: candidates per call and device; None: `CHUNK`, or what memory allows.
+      remat: forces computing again in the backward pass, which only spaces of cells can; None: if
+        the largest candidate does not fit without.
       memory_limit: bytes per device; None: what the device reports, or half the host's memory
         shared by its devices.
-      model: None: the measured default.
+      model: None: the default; `calibration.calibrated()` for that of this device. A search that
+        is resumed needs the model it was started with, or it may get another plan.
 
     Returns:
       A `Plan` with its report.
@@ -206,32 +143,113 @@ def choose(
       ValueError: for a forced value out of range or an unknown decision.
     """
     _check_at_least_one(
-        num_candidates=num_candidates, group_size=group_size, num_devices=num_devices, chunk=chunk
+        num_candidates=num_candidates,
+        group_size=group_size,
+        num_devices=num_devices,
+        batch_devices=batch_devices,
+        chunk=chunk,
+        memory_limit=memory_limit,
     )
-    available = jax.device_count()
-    num_devices = available if num_devices is None else num_devices
-    if num_devices > available:
-        raise ValueError(f"num_devices = {num_devices}, but there are {available} devices")
-    model = CostModel() if model is None else model
-    work = _workload(space, recipe, data, num_candidates, arch)
-    most = max(training_bytes(cost_of(space, a, work.feature_shape), work.rows) for a in work.types)
-    limit = _memory_limit(num_devices) if memory_limit is None else memory_limit
-    fitting = max(1, int(limit // most))
-    if group_size is None:
-        on_cpu = jax.default_backend() == "cpu"
-        group_size = 1 if on_cpu else min(fitting, -(-num_candidates // num_devices))
-    chunk = max(group_size, CHUNK if chunk is None else chunk)
-    chunk = -(-chunk // group_size) * group_size
+    num_devices = _checked_devices(num_devices)
+    if remat and not can_remat(space):
+        raise ValueError(f"remat is for spaces of cells, {space.name!r} is not one")
+    work = workload(space, recipe, data, num_candidates, arch)
+    _check_batch(work.rows, num_devices, batch_devices)
+    limit = device_limit(num_devices) if memory_limit is None else memory_limit
+    job = Job(space, recipe, data, num_devices, batch_devices, remat=bool(remat))
+    job, largest = _footprint(job, work, CHUNK if chunk is None else chunk, limit, remat)
+    sizes = _sizes(largest, -(-num_candidates // job.num_shards), group_size, chunk, limit)
 
+    base = Plan((), sizes[0], num_devices, sizes[1], batch_devices, job.remat, limit)
+    model = CostModel() if model is None else model
     options = []
     for combination in _cell_options(space, cells or {}):
-        plan = Plan(combination, group_size, num_devices, chunk)
-        compiling, running, programs = predict(model, space, plan, work)
-        options.append((compiling + running, compiling, running, programs, plan))
-    options.sort(key=lambda option: option[0])
-    plan = options[0][-1]
-    report = _describe(space, options, num_candidates, most * group_size, limit)
-    return Plan(plan.cells, group_size, num_devices, chunk, report)
+        plan = dataclasses.replace(base, cells=combination)
+        options.append(Option(plan, *predict(model, space, plan, work, largest.size)))
+    options.sort(key=lambda option: option.seconds)
+    if largest.total(1) > limit:
+        options = _fitting_most(options, job, work, limit)
+    report = _describe(space, options, num_candidates, largest)
+    return dataclasses.replace(options[0].plan, report=report)
+
+
+def _sizes(
+    largest: Footprint, share: int, group_size: int | None, chunk: int | None, limit: int
+) -> tuple[int, int]:
+    """Candidates per group and per call; `share` of them fall to a device in all."""
+    chunk = CHUNK if chunk is None else chunk
+    fits = largest.total(1) <= limit
+    if group_size is None:
+        on_cpu = jax.default_backend() == "cpu"
+        group_size = 1 if on_cpu or not fits else min(share, limit // largest.total(1))
+    if fits:  # else only smaller buckets are trained, of which less is known here
+        chunk = min(chunk, largest.fitting(limit - (group_size - 1) * largest.fixed))
+    return group_size, -(-max(chunk, group_size) // group_size) * group_size
+
+
+class Option(NamedTuple):
+    """A plan with its predicted seconds."""
+
+    plan: Plan
+    compiling: float
+    running: float
+    num_buckets: int
+
+    @property
+    def seconds(self) -> float:
+        """Compiling and running."""
+        return self.compiling + self.running
+
+
+def _checked_devices(num_devices: int | None) -> int:
+    available = jax.device_count()
+    if num_devices is None:
+        return available
+    if num_devices > available:
+        raise ValueError(f"num_devices = {num_devices}, but there are {available} devices")
+    return num_devices
+
+
+def _check_batch(rows: int, num_devices: int, batch_devices: int) -> None:
+    if num_devices % batch_devices or rows % batch_devices:
+        raise ValueError(
+            f"batch_devices must divide the {num_devices} devices and the {rows} rows of a step, "
+            f"got {batch_devices}"
+        )
+
+
+def _footprint(
+    job: Job, work: Workload, chunk: int, limit: int, remat: bool | None
+) -> tuple[Job, Footprint]:
+    """The memory of the largest bucket, and the job with `remat` as it is to be."""
+    bucket = job.space.full_bucket
+    if job.space.supernet is None:
+        costs = [cost_of(job.space, arch, work.feature_shape) for arch in work.types]
+        heaviest = max(range(len(costs)), key=lambda i: costs[i].flops)
+        bucket = tuple((int(c),) for c in work.types[heaviest])
+    found = footprint(job, (bucket,), 1, chunk)
+    if remat is None and found.total(1) > limit and can_remat(job.space):
+        again = dataclasses.replace(job, remat=True)
+        saving = footprint(again, (bucket,), 1, chunk)
+        if saving.total(1) < found.total(1):
+            return again, saving
+    return job, found
+
+
+def _fitting_most(options: list[Option], job: Job, work: Workload, limit: int) -> list[Option]:
+    """Options in their order, those first that leave out the fewest candidates."""
+    known: dict[Bucket, bool] = {}
+
+    def lost(option):
+        total = 0.0
+        for arch, count in zip(work.types, work.counts, strict=True):
+            bucket = option.plan.bucket_of(job.space, arch)
+            if bucket not in known:
+                known[bucket] = footprint(job, (bucket,), 1, 1).total(1) <= limit
+            total += 0.0 if known[bucket] else float(count)
+        return total
+
+    return sorted(options, key=lost)
 
 
 def _check_at_least_one(**values):
@@ -259,33 +277,37 @@ def _cell_options(space, forced: dict[str, Cells]):
     return itertools.product(*per_group)
 
 
-def _memory_limit(num_devices: int) -> int:
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return int(stats["bytes_limit"])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 // num_devices
-
-
-def _describe(space, options, num_candidates, memory, limit) -> str:
-    total, compiling, running, programs, plan = options[0]
+def _describe(space, options: list[Option], num_candidates: int, largest: Footprint) -> str:
+    best = options[0]
+    plan = best.plan
+    memory = largest.total(1) * plan.group_size + (plan.chunk - plan.group_size) * largest.slot
+    limit = plan.memory_limit or 0
     batching = "map" if plan.group_size == 1 else f"vmap over {plan.group_size}"
+    devices = f"{plan.num_devices} {jax.default_backend()} device(s)"
+    if plan.batch_devices > 1:
+        devices += f", {plan.batch_devices} per candidate"
+    again = ", computing again in the backward pass" if plan.remat else ""
     lines = [
-        f"{num_candidates} candidates on {plan.num_devices} {jax.default_backend()} device(s), "
-        f"{batching}, {plan.chunk} per call and device",
-        f"predicted memory {memory / 2**20:,.0f} MiB of {limit / 2**20:,.0f} MiB per device",
-        f"{programs} buckets: predicted compile {compiling:.1f} s + run {running:.1f} s "
-        f"= {total:.1f} s",
+        f"{num_candidates} candidates on {devices}, "
+        f"{batching}, {plan.chunk} per call and device{again}",
+        f"predicted memory {memory / MIB:,.1f} MiB of {limit / MIB:,.0f} MiB per device",
+        f"{best.num_buckets} buckets: {_seconds(best)}",
     ]
     for positions, cells in plan.cells:
         names = ", ".join(space.decisions[p].name for p in positions)
         values = space.decisions[positions[0]].choices
         text = " | ".join(" ".join(str(values[c]) for c in cell) for cell in cells)
         lines.append(f"  {names}: {text}")
-    exact = max(options, key=lambda option: option[3])
-    single = min(options, key=lambda option: option[3])
+    exact = max(options, key=lambda option: option.num_buckets)
+    single = min(options, key=lambda option: option.num_buckets)
     for name, option in (("a bucket per size", exact), ("fewest buckets", single)):
-        lines.append(
-            f"instead, {name} ({option[3]}): compile {option[1]:.1f} s + run {option[2]:.1f} s "
-            f"= {option[0]:.1f} s"
-        )
+        if option.num_buckets != best.num_buckets:
+            lines.append(f"instead, {name} ({option.num_buckets}): {_seconds(option)}")
     return "\n".join(lines)
+
+
+def _seconds(option: Option) -> str:
+    return (
+        f"predicted compile {option.compiling:.1f} s + run {option.running:.1f} s "
+        f"= {option.seconds:.1f} s"
+    )

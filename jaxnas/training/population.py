@@ -1,24 +1,25 @@
 """Trains a population of different networks in one compiled program per plan."""
 
-import time
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, PartitionSpec
 
 from jaxnas.nn import counter
-from jaxnas.parallel import candidate_mesh, collect, spread
-from jaxnas.space import Bucket, SearchSpace, canonical
+from jaxnas.parallel import collect, device_mesh, spread
+from jaxnas.space import SearchSpace, canonical
 from jaxnas.training import plan as planning
-from jaxnas.training.candidate import Trainee, train_candidate
+from jaxnas.training import prediction
 from jaxnas.training.costs import CostModel, cost_of
 from jaxnas.training.data import Data
-from jaxnas.training.dealing import deal
+from jaxnas.training.dealing import Layout, Slots, deal
+from jaxnas.training.memory import Fitted, Job, fit
+from jaxnas.training.metrics import score_name
 from jaxnas.training.plan import Plan
+from jaxnas.training.program import Batch
 from jaxnas.training.recipe import Recipe
 from jaxnas.types import split_like
 
@@ -36,6 +37,7 @@ class Training(NamedTuple):
       compile_seconds: spent tracing and compiling.
       run_seconds: spent training.
       report: the plan's report with what was measured.
+      reasons: why a candidate was not trained, None for those that were. Its scores are NaN.
     """
 
     metrics: dict[str, np.ndarray]  # f32[P]
@@ -45,110 +47,7 @@ class Training(NamedTuple):
     compile_seconds: float
     run_seconds: float
     report: str
-
-
-class _Fixed:
-    """A stand-alone network in the shape of a supernet, for spaces that have none."""
-
-    def __init__(self, space: SearchSpace, bucket: Bucket):
-        arch = np.asarray([choices[0] for choices in bucket])
-        module = space.network(arch)
-        self.init = lambda key, x, choice, train: module.init(key, x, train=train)
-        self.apply = lambda variables, x, choice, **options: module.apply(variables, x, **options)
-        self.extract = lambda variables, arch: variables
-
-
-@lru_cache(maxsize=256)
-def _trainee(space: SearchSpace, bucket: Bucket, task, recipe: Recipe) -> Trainee:
-    module = _Fixed(space, bucket) if space.supernet is None else space.supernet(bucket)
-    names = [d.name for d in space.decisions]
-    optimizers = (recipe.optimizer,)
-    if "optimizer" in names:
-        optimizers = tuple(map(str, space.decisions[names.index("optimizer")].choices))
-    return Trainee(module, task, recipe, optimizers, space.hyperparameters)
-
-
-class _Batch(NamedTuple):
-    """Candidates laid out for one call: G devices, C slots each, b buckets in consecutive runs."""
-
-    arch: np.ndarray  # i32[G, C, D]
-    budget: np.ndarray  # f32[G, C]
-    seed: np.ndarray  # u32[G, C, 2]
-    bounds: np.ndarray  # i32[G, b + 1], first slot of each bucket's run, in multiples of group_size
-
-
-def _train_buckets(
-    trainees: tuple[Trainee, ...], group_size: int, keep: bool, batch: _Batch, train, valid
-):
-    """Trains one device's share, bucket after bucket: leading axis G = 1 on every device."""
-    arch, budget, seed, bounds = (field[0] for field in batch)
-    # Under `jit` each candidate function is traced once, for its shapes and for the loop.
-    trains = [jax.jit(partial(train_candidate, t, train, valid)) for t in trainees]
-    shapes = [jax.eval_shape(one, arch[0], budget[0], seed[0]) for one in trains]
-    slots = arch.shape[0]
-
-    def buffers(shape):
-        return jax.tree.map(lambda s: jnp.zeros((slots, *s.shape), s.dtype), shape)
-
-    outcomes = buffers(shapes[0][0])
-    kept = []
-    for b, one in enumerate(trains):
-
-        def body(i, carry, one=one):
-            rows = jax.lax.dynamic_slice_in_dim
-            inputs = [rows(field, i * group_size, group_size) for field in (arch, budget, seed)]
-            if group_size == 1:
-                found = jax.tree.map(lambda a: a[None], one(*(field[0] for field in inputs)))
-            else:
-                found = jax.vmap(one)(*inputs)
-            found = found if keep else (found[0], ())
-            return jax.tree.map(
-                lambda buffer, value: jax.lax.dynamic_update_slice_in_dim(
-                    buffer, value, i * group_size, 0
-                ),
-                carry,
-                found,
-            )
-
-        variables = buffers(shapes[b][1]) if keep else ()
-        carry = (outcomes, variables)
-        outcomes, variables = jax.lax.fori_loop(bounds[b], bounds[b + 1], body, carry)
-        kept.append(variables)
-    return jax.tree.map(lambda a: a[None], (outcomes, kept))
-
-
-class _Program:
-    """A jitted function that is compiled ahead of time, so that both halves can be timed."""
-
-    def __init__(self, function):
-        self._function = function
-        self._compiled: dict[Any, Any] = {}
-
-    def __call__(self, *arguments):
-        """Returns the outputs, the compile seconds (0 when it was compiled before), run seconds."""
-        started = time.perf_counter()
-        shapes = tuple((a.shape, a.dtype) for a in jax.tree.leaves(arguments))
-        fresh = shapes not in self._compiled
-        if fresh:
-            self._compiled[shapes] = self._function.lower(*arguments).compile()
-        compiled = time.perf_counter()
-        outputs = jax.block_until_ready(self._compiled[shapes](*arguments))
-        ended = time.perf_counter()
-        return outputs, compiled - started if fresh else 0.0, ended - compiled
-
-
-@lru_cache(maxsize=64)
-def _program(trainees: tuple[Trainee, ...], group_size: int, keep: bool, mesh: Mesh) -> _Program:
-    candidates, whole = PartitionSpec("candidate"), PartitionSpec()
-    local = partial(_train_buckets, trainees, group_size, keep)
-    mapped = jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(candidates, whole, whole),
-        out_specs=candidates,
-        check_vma=False,
-    )
-    return _Program(jax.jit(mapped))
+    reasons: list[str | None]
 
 
 def train(
@@ -191,22 +90,55 @@ def train(
     kept = [] if plan is None else plan.buckets(space)
     if plan is None:
         plan = planning.choose(space, recipe, data, len(arch), arch=arch)
-    buckets = [plan.bucket_of(space, row) for row in arch]
-    distinct = kept or sorted(set(buckets))
-    bucket_ids = np.asarray([distinct.index(bucket) for bucket in buckets])
-    seconds = _predicted_seconds(space, plan, arch, budget, data, recipe)
-    trainees = tuple(_trainee(space, bucket, data.task, recipe) for bucket in distinct)
-    mesh = candidate_mesh(plan.num_devices)
-    program = _program(trainees, plan.group_size, keep_variables, mesh)
-    splits = spread(mesh, (data.train, data.valid))
+    rows, kinds = np.unique(arch, axis=0, return_inverse=True)
+    buckets = [plan.bucket_of(space, row) for row in rows]
+    distinct = tuple(kept or sorted(set(buckets)))
+    position = {bucket: index for index, bucket in enumerate(distinct)}
+    kinds = kinds.reshape(-1)
+    bucket_ids = np.asarray([position[bucket] for bucket in buckets])[kinds]
+    seconds = _predicted_seconds(space, plan, rows, data, recipe)[kinds] * budget
+
+    job = Job(space, recipe, data, plan.num_devices, plan.batch_devices, plan.remat, keep_variables)
+    fitted = fit(job, distinct, plan.group_size, plan.chunk, plan.memory_limit)
     seeds = np.asarray(jax.vmap(counter.seed_from_key)(split_like(key, len(arch))))
-    collected = _Collected(space, arch, distinct, trainees)
-    for slots in deal(bucket_ids, seconds, len(distinct), plan):
+    collected = _Collected(job, arch, recipe.epochs)
+    collected.refuse(fitted.reasons, bucket_ids)
+    _run(collected, fitted, _Candidates(arch, budget, seeds, bucket_ids, seconds))
+    return collected.finish(plan.report, fitted.compile_seconds)
+
+
+class _Candidates(NamedTuple):
+    """What is known of the candidates on the host."""
+
+    arch: np.ndarray  # i32[P, D]
+    budget: np.ndarray  # f32[P]
+    seeds: np.ndarray  # u32[P, 2]
+    bucket_ids: np.ndarray  # i[P]
+    seconds: np.ndarray  # f[P], predicted
+
+
+def _run(collected: "_Collected", fitted: Fitted, candidates: _Candidates) -> None:
+    """Trains the candidates whose buckets fit, call after call."""
+    if fitted.program is None:
+        return
+    job = collected.job
+    place = np.full(int(candidates.bucket_ids.max()) + 1, -1)
+    for index, bucket in enumerate(fitted.kept):
+        if bucket < len(place):
+            place[bucket] = index
+    bucket_ids = place[candidates.bucket_ids]
+    mesh = device_mesh(job.num_devices, job.batch_devices)
+    splits = spread(mesh, (job.data.train, job.data.valid))
+    layout = Layout(job.num_shards, fitted.num_slots, fitted.group_size, len(fitted.kept))
+    for slots in deal(bucket_ids, candidates.seconds, layout):
         index = np.maximum(slots.rows, 0)
-        batch = _Batch(arch[index], budget[index], seeds[index], slots.bounds)
-        batch = spread(mesh, batch, "candidate")
-        collected.add(slots, bucket_ids, seconds, *program(batch, *splits))
-    return collected.finish(data, plan, keep_variables)
+        fields = (candidates.arch[index], candidates.budget[index], candidates.seeds[index])
+        batch = spread(mesh, Batch(*fields, slots.bounds), "candidate")
+        outputs, seconds = fitted.program(batch, *splits)
+        collected.add(slots, outputs, candidates.seconds, seconds)
+        if job.keep:
+            modules = [trainee.module for trainee in fitted.program.trainees]
+            collected.keep(slots, outputs, bucket_ids, modules)
 
 
 def _checked_arch(space, arch) -> np.ndarray:
@@ -227,68 +159,84 @@ def _checked_budget(budget, num_candidates) -> np.ndarray:
     return budget.astype(np.float32)
 
 
-def _predicted_seconds(space, plan, arch, budget, data, recipe) -> np.ndarray:
+def _predicted_seconds(space, plan, archs, data, recipe) -> np.ndarray:
     """Relative cost of each candidate, to balance devices and to share out measured time."""
     rows = recipe.batch_size or data.train.y.shape[0]
     shape = tuple(data.train.x.shape[1:])
     model = CostModel()
-    step = [planning.step_seconds(model, space, plan, a, rows, shape) for a in arch]
-    return np.asarray(step) * budget
+    return np.asarray([prediction.step_seconds(model, space, plan, a, rows, shape) for a in archs])
 
 
 class _Collected:
     """Puts the results of several calls back into the order of the candidates."""
 
-    def __init__(self, space, arch, distinct, trainees):
-        self.space, self.arch, self.distinct, self.trainees = space, arch, distinct, trainees
-        self.outcome: Any = None  # an Outcome of NumPy arrays, once there is one
-        self.seconds = np.zeros(len(arch), np.float32)
-        self.variables: list[Any] = [None] * len(arch)
-        self.compile_seconds = self.run_seconds = 0.0
+    def __init__(self, job: Job, arch: np.ndarray, epochs: int):
+        self.job, self.arch = job, arch
+        size = len(arch)
+        names = ("loss", score_name(job.data.task), "train_loss")
+        self.metrics = {name: np.full(size, np.nan, np.float32) for name in names}
+        self.metrics["epochs"] = np.zeros(size, np.float32)
+        self.train_curve, self.valid_curve = np.full((2, size, epochs), np.nan, np.float32)
+        self.seconds = np.zeros(size, np.float32)
+        self.variables: list[Any] = [None] * size
+        self.reasons: list[str | None] = [None] * size
+        self.run_seconds = 0.0
 
-    def add(self, slots, bucket_ids, predicted, outputs, compile_seconds, run_seconds):
-        outcome, kept = collect(outputs)
+    def refuse(self, reasons: dict[int, str], bucket_ids: np.ndarray) -> None:
+        """Notes the reasons of the buckets' candidates, if there are any."""
+        if reasons:
+            self.reasons = [reasons.get(int(bucket)) for bucket in bucket_ids]
+
+    def add(self, slots: Slots, outputs, predicted: np.ndarray, seconds: float) -> None:
+        """Puts the scores of one call into place."""
+        outcome = collect(outputs[0])
         filled = slots.rows >= 0
         rows = slots.rows[filled]
-        if self.outcome is None:
-            shape = (len(self.arch),)
-            self.outcome = jax.tree.map(lambda a: np.zeros(shape + a.shape[2:], a.dtype), outcome)
-        jax.tree.map(
-            lambda whole, part: whole.__setitem__(rows, part[filled]), self.outcome, outcome
-        )
+        for name, values in outcome.metrics.items():
+            self.metrics[name][rows] = values[filled]
+        self.train_curve[rows] = outcome.train_curve[filled]
+        self.valid_curve[rows] = outcome.valid_curve[filled]
         # Devices work side by side: a candidate is charged its share of one device's time.
         share = predicted[rows] / max(predicted[rows].sum(), 1e-30)
-        self.seconds[rows] = share * run_seconds * slots.rows.shape[0]
-        self.compile_seconds += compile_seconds
-        self.run_seconds += run_seconds
-        for device, slot in zip(*np.nonzero(filled), strict=True):
+        self.seconds[rows] = share * seconds * slots.rows.shape[0]
+        self.run_seconds += seconds
+
+    def keep(self, slots: Slots, outputs, bucket_ids: np.ndarray, modules: list[Any]) -> None:
+        """Takes the stand-alone variables out of one call's outputs."""
+        kept = collect(outputs[1])
+        for device, slot in np.argwhere(slots.rows >= 0):
             row = slots.rows[device, slot]
             bucket = bucket_ids[row]
-            if kept[bucket] != ():
-                mine = jax.tree.map(lambda a, at=(device, slot): a[at], kept[bucket])
-                module = self.trainees[bucket].module
-                self.variables[row] = module.extract(mine, self.arch[row])
+            mine = jax.tree.map(lambda a, at=(device, slot): a[at], kept[bucket])
+            self.variables[row] = modules[bucket].extract(mine, self.arch[row])
 
-    def finish(self, data, plan, keep_variables) -> Training:
-        shape = tuple(data.train.x.shape[1:])
-        costs = [cost_of(self.space, row, shape).parameters for row in self.arch]
+    def finish(self, report: str, compile_seconds: float) -> Training:
+        """The whole population's results."""
+        shape = tuple(self.job.data.train.x.shape[1:])
+        rows, kinds = np.unique(self.arch, axis=0, return_inverse=True)
+        costs = [cost_of(self.job.space, row, shape).parameters for row in rows]
         metrics = {
-            **self.outcome.metrics,
-            "parameters": np.asarray(costs, np.float32),
+            **self.metrics,
+            "parameters": np.asarray(costs, np.float32)[kinds.reshape(-1)],
             "train_seconds": self.seconds,
-            "compile_seconds": np.full_like(self.seconds, self.compile_seconds / len(self.arch)),
+            "compile_seconds": np.full_like(self.seconds, compile_seconds / len(self.arch)),
         }
-        report = (
-            f"{plan.report}\nmeasured: compile {self.compile_seconds:.1f} s, "
-            f"run {self.run_seconds:.1f} s for {len(self.arch)} candidates"
-        )
-        variables = self.variables if keep_variables else None
+        lines = [
+            report,
+            f"measured: compile {compile_seconds:.1f} s, run {self.run_seconds:.1f} s "
+            f"for {len(self.arch)} candidates",
+        ]
+        refused = [reason for reason in self.reasons if reason is not None]
+        if refused:
+            lines.append(f"{len(refused)} candidates not trained: {refused[0]}")
+        variables = self.variables if self.job.keep else None
         return Training(
             metrics,
-            self.outcome.train_curve,
-            self.outcome.valid_curve,
+            self.train_curve,
+            self.valid_curve,
             variables,
-            self.compile_seconds,
+            compile_seconds,
             self.run_seconds,
-            report.strip(),
+            "\n".join(lines).strip(),
+            self.reasons,
         )

@@ -36,6 +36,10 @@ class Recipe:
       cutout: side in pixels of the square blanked in every training image; 0: none.
       mixup: alpha of the Beta distribution by which pairs of rows are mixed; 0: none.
       label_smoothing: probability spread evenly over all classes, in [0, 1); classification only.
+      drop_path: chance with which a row misses an operation's output in the last step, in [0, 1);
+        it rises linearly from 0; for networks that `jaxnas.nn.drop_path` is built into.
+      auxiliary_weight: factor of the loss of auxiliary heads, at least 0; for networks that have
+        one, see `jaxnas.nn.auxiliary`.
       curves: whether the validation split is scored after every epoch, not only after the last.
     """
 
@@ -54,6 +58,8 @@ class Recipe:
     cutout: int = 0
     mixup: float = 0.0
     label_smoothing: float = 0.0
+    drop_path: float = 0.0
+    auxiliary_weight: float = 0.0
     curves: bool = False
 
     def __post_init__(self):
@@ -80,9 +86,12 @@ class Recipe:
         for name in ("crop", "cutout"):
             value = getattr(self, name)
             _require(name, value, value == 0 or _is_count(value), "a whole number of at least 0")
-        _require("mixup", self.mixup, _in(self.mixup, -1e-30), "at least 0")
-        smooth = 0.0 <= self.label_smoothing < 1.0
-        _require("label_smoothing", self.label_smoothing, smooth, "in [0, 1)")
+        for name in ("mixup", "auxiliary_weight"):
+            value = getattr(self, name)
+            _require(name, value, _in(value, -1e-30), "at least 0")
+        for name in ("label_smoothing", "drop_path"):
+            value = getattr(self, name)
+            _require(name, value, 0.0 <= value < 1.0, "in [0, 1)")
 
     @property
     def augments_images(self) -> bool:
@@ -117,6 +126,11 @@ class Recipe:
         if self.warmup == 0.0:
             return decay
         return jnp.where(done < rising, (done + 1.0) / jnp.maximum(rising, 1.0), decay)
+
+    def drop_path_rate(self, step: Array, num_steps: Array) -> Array:
+        """Chance of a path to be dropped at `step` of `num_steps`: f32[]."""
+        last = jnp.maximum(num_steps - 1, 1).astype(jnp.float32)
+        return self.drop_path * (step.astype(jnp.float32) / last)
 
 
 def _is_count(value) -> bool:

@@ -194,8 +194,8 @@ def assert_one_line(capsys, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--space cnn", "unknown space 'cnn'; known are mlp"),
-        ("--strategy luck", "unknown strategy 'luck'; known are genetic, "),
+        ("--space cnn", "unknown space 'cnn'; known are chain_cnn, mlp"),
+        ("--strategy luck", "unknown strategy 'luck'; known are asha, "),
         ("--baseline luck", "unknown strategy 'luck'"),
         ("--data nowhere", "'nowhere' is neither a bundled data set"),
         ("--evaluations 0", "num_evaluations must be at least 1, got 0"),

@@ -92,6 +92,7 @@ def test_full_memory_is_a_sliding_window():
         assert (rivals > memory.fitness[place]).sum() < rivals.size // 2
 
 
+@pytest.mark.slow
 def test_contract_with_a_memory_that_overflows():
     conditional = nas.testing.conditional_space()
     strategy = asha(conditional, batch_size=4, min_budget=1 / 9, capacity=20)

@@ -62,17 +62,20 @@ def test_candidates_are_neighbours_of_the_best_or_draws():
     assert near > 0.3 * histories()[0][:, SMALL["num_initial"] :, 0].size
 
 
+@pytest.mark.slow
 def test_beats_random_search():
     strategy = bananas(smooth_problem.space(), batch_size=8, num_initial=16, refit_every=8,
                        num_updates=60, capacity=192)  # fmt: skip
     assert smooth_problem.p_value(strategy) < smooth_problem.ACCIDENT
 
 
+@pytest.mark.slow
 def test_contract_where_decisions_depend_on_others():
     space = nas.testing.conditional_space()
     nas.testing.check_strategy(bananas(space, batch_size=4, refit_every=4, **SMALL), space)
 
 
+@pytest.mark.slow
 def test_contract_where_the_space_is_exhausted():
     space = nas.testing.tiny_space()
     strategy = bananas(space, batch_size=4, refit_every=8, **SMALL)

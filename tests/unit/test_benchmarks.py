@@ -403,7 +403,7 @@ def searched():
         seen.append((len(arch), data))
         r2 = (np.asarray(arch) == 0).mean(axis=1).astype(np.float32)
         r2 = np.where(np.asarray(arch)[:, 0] == 3, np.nan, r2)
-        return population.Training({"r2": r2}, r2, r2, None, 0.5, 0.25, "")
+        return population.Training({"r2": r2}, r2, r2, None, 0.5, 0.25, "", [None] * len(r2))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strategies_mlp.population, "train", train)
@@ -453,7 +453,7 @@ def test_strategies_score(searched):
 def test_hopeless_candidates_keep_a_bounded_score(monkeypatch):
     problem = strategies_mlp.load(strategies_mlp.Setting("diabetes", 2, 4, 4, 2, 32, 1))
     r2 = np.array([0.3, -1e9, np.nan], np.float32)
-    training = population.Training({"r2": r2}, r2, r2, None, 0.0, 0.0, "")
+    training = population.Training({"r2": r2}, r2, r2, None, 0.0, 0.0, "", [None] * 3)
     monkeypatch.setattr(strategies_mlp.population, "train", lambda *_: training)
     arch = np.zeros((3, 1, 6), np.int32)
     found, _ = strategies_mlp.evaluate(problem, problem.data, None, arch, None)

@@ -128,6 +128,7 @@ def test_position_loops():
     assert int(_brackets.next_position(schedule, last)) == schedule.loop_start
 
 
+@pytest.mark.slow
 def test_contract():
     conditional = nas.testing.conditional_space()
     strategy = hyperband(conditional, batch_size=5, min_budget=1 / 9)

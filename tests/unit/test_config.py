@@ -8,6 +8,7 @@ import pytest
 
 from jaxnas import config, datasets, strategies
 from jaxnas.config import Settings, parse_options
+from jaxnas.training.data import Task
 
 BASE = {"space": "mlp", "strategies": ("genetic",), "data": "wine", "num_evaluations": 8}
 
@@ -58,9 +59,12 @@ def test_the_baseline_is_searched_once():
 def test_the_winner_has_a_recipe_of_its_own():
     options = {"recipe": {"learning_rate": 0.1}, "retrain": {"schedule": "cosine"}}
     settings = Settings(**BASE, epochs=3, retrain_epochs=9, options=options)
-    candidate, winner = settings.recipe(), settings.recipe(retrain=True)
+    candidate = settings.recipe
+    winner = settings.retrain_recipe(Task("regression", 1))
     assert (candidate.epochs, candidate.schedule, candidate.learning_rate) == (3, "constant", 0.1)
     assert (winner.epochs, winner.schedule, winner.learning_rate) == (9, "cosine", 0.1)
+    assert winner.label_smoothing == 0.0  # which classes alone can have
+    assert settings.retrain_recipe(Task("classification", 3)).label_smoothing == 0.1
 
 
 def test_strategy_options_go_to_those_that_have_them(monkeypatch):
@@ -92,8 +96,8 @@ def test_the_split_does_not_depend_on_the_number_of_seeds():
 
 
 BAD = [
-    ({"space": "cnn"}, "unknown space 'cnn'; known are mlp"),
-    ({"strategies": ("genetic", "luck")}, "unknown strategy 'luck'; known are genetic, "),
+    ({"space": "cnn"}, "unknown space 'cnn'; known are chain_cnn, mlp"),
+    ({"strategies": ("genetic", "luck")}, "unknown strategy 'luck'; known are asha, "),
     ({"strategies": ()}, "strategy is empty"),
     ({"baseline": "luck"}, "unknown strategy 'luck'"),
     ({"num_evaluations": 0}, "num_evaluations must be at least 1, got 0"),

@@ -162,10 +162,11 @@ def test_inside_loops_and_under_vmap():
     assert_close(jax.tree.map(lambda a: a[:, 0], twice), wanted, 1e-6)
 
 
-@pytest.mark.parametrize("batch", [6, 7])  # chunks of three and of one
-def test_kernel_gradient_of_more_than_a_chunk(batch):
+# Chunks of three and of one, and a result so narrow that all images are taken at once.
+@pytest.mark.parametrize(("batch", "outputs"), [(15, 17), (13, 17), (15, 2)])
+def test_kernel_gradient_of_more_than_a_chunk(batch, outputs):
     x = jax.random.normal(jax.random.key(0), (batch, 16, 16, 40))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 40, 2))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 40, outputs))
 
     def gradient(fun):
         return jax.jit(jax.grad(lambda k: jnp.sum(jnp.sin(0.1 * fun(x, k)))))(kernel)

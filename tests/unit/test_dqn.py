@@ -127,6 +127,7 @@ def test_the_linear_function_finds_the_value_of_every_prefix():
     np.testing.assert_allclose(got, table.max(axis=(1, 2)), atol=0.05)
 
 
+@pytest.mark.slow
 def test_contract_of_the_linear_function():
     space = nas.testing.conditional_space()
     options = {"num_evaluations": 40, "num_updates": 4, "capacity": 30}
@@ -152,6 +153,7 @@ def test_float_hyperparameters_may_be_swept():
     assert (together[0] != together[1]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["linear", "perceptron"])
 def test_beats_random_search(function):
     strategy = dqn(

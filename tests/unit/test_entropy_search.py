@@ -130,6 +130,7 @@ def test_both_updates_beat_random_search():
         assert test.pvalue < smooth_problem.ACCIDENT
 
 
+@pytest.mark.slow
 def test_contract_of_relative_entropy():
     space = nas.testing.conditional_space()
     options = {"update": "relative_entropy", "population_size": 12, "unseen_tries": 2}

@@ -121,11 +121,13 @@ def test_the_whole_space_is_proposed_once(limit):
     assert len(np.unique(arch[24:], axis=0)) > 1  # then anything
 
 
+@pytest.mark.slow
 def test_beats_random_search_where_the_space_is_not_listed():
     strategy = lanas(smooth_problem.space(), batch_size=8, capacity=192, pool_size=256)
     assert smooth_problem.p_value(strategy) < smooth_problem.ACCIDENT
 
 
+@pytest.mark.slow
 def test_contract_of_a_space_that_is_not_listed():
     space = nas.testing.conditional_space()
     options = {"num_init": 6, "tree_height": 3, "capacity": 32, "scale": "range"}

@@ -141,6 +141,7 @@ def test_the_memory_forgets_the_oldest():
     assert memory.fitness.tolist() == [2.0, 3.0, -np.inf]
 
 
+@pytest.mark.slow
 def test_contract_of_the_other_variant():
     space = nas.testing.conditional_space()
     options = {"neighbourhood": "full", "at_optimum": "continue", "capacity": 30}
@@ -148,6 +149,7 @@ def test_contract_of_the_other_variant():
     nas.testing.check_strategy(strategy, space, eager=False)
 
 
+@pytest.mark.slow
 def test_beats_random_search():
     strategy = local_search(smooth_problem.space(), batch_size=8)
     assert smooth_problem.p_value(strategy) < smooth_problem.ACCIDENT

@@ -103,11 +103,13 @@ def test_arms_are_names_factories_or_strategies():
     np.testing.assert_array_equal(*archs)
 
 
+@pytest.mark.slow
 def test_beats_random_search():
     strategy = mixed(smooth_problem.space(), batch_size=8)
     assert smooth_problem.p_value(strategy) < smooth_problem.ACCIDENT
 
 
+@pytest.mark.slow
 def test_contract_of_arms_with_info():
     space = nas.testing.conditional_space()
     arms = (constant((1, 1, 1, 0, 0)), "random_search")

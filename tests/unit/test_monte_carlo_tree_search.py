@@ -169,6 +169,7 @@ def test_rewards_reach_the_path_and_failures_are_worth_nothing():
     assert (float(tree.worst), float(tree.best)) == (0.5, 0.5)
 
 
+@pytest.mark.slow
 def test_a_full_tree_goes_on_with_rollouts():
     space = nas.testing.conditional_space()
     strategy = monte_carlo_tree_search(space, batch_size=4, capacity=6)
@@ -179,6 +180,7 @@ def test_a_full_tree_goes_on_with_rollouts():
     assert len(np.unique(np.asarray(history.arch).reshape(-1, 5), axis=0)) > 15
 
 
+@pytest.mark.slow
 def test_beats_random_search():
     strategy = monte_carlo_tree_search(smooth_problem.space(), batch_size=8, capacity=2048)
     assert smooth_problem.p_value(strategy) < smooth_problem.ACCIDENT

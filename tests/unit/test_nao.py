@@ -177,12 +177,14 @@ def test_beats_random_search():
     assert smooth_problem.p_value(strategy) < smooth_problem.ACCIDENT
 
 
+@pytest.mark.slow
 def test_contract_where_decisions_depend_on_others():
     space = nas.testing.conditional_space()
     strategy = nao(space, batch_size=4, refit_every=4, **SMALL)
     nas.testing.check_strategy(strategy, space, eager=False)
 
 
+@pytest.mark.slow
 def test_contract_of_the_simple_cell_where_the_space_is_exhausted():
     space = nas.testing.tiny_space()
     strategy = nao(space, batch_size=4, refit_every=8, cell="rnn", **SMALL)

@@ -391,10 +391,31 @@ def test_a_bucket_holds_the_operations_it_needs(supernet):
     made = jax.eval_shape(lambda: module.init(jax.random.key(1), x, arch, train=False))
     paths = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(made)}
     assert any("3x3" in path for path in paths) and not any("1x1" in path for path in paths)
+    logits = logits_in_bucket(module, made, variables, x, arch)
+    np.testing.assert_allclose(logits, apply(variables, arch), rtol=1e-5, atol=1e-5)
+
+
+def logits_in_bucket(module, made, variables, x, arch):
+    """Logits of a bucket's module with the weights that the full supernet has for it."""
+    paths = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(made)}
     kept = [v for p, v in jax.tree.leaves_with_path(variables) if jax.tree_util.keystr(p) in paths]
     kept = jax.tree.unflatten(jax.tree.structure(made), kept)
-    logits = jax.jit(lambda v: module.apply(v, x, arch, train=False))(kept)
-    np.testing.assert_allclose(logits, apply(variables, arch), rtol=1e-5, atol=1e-5)
+    return jax.jit(lambda v: module.apply(v, x, arch, train=False))(kept)
+
+
+def test_exact_bucket_full_supernet_and_stand_alone_network_agree(supernet):
+    full, variables, x, apply = supernet
+    arch = np.asarray([3, 1, 1, 3, 0, 1], np.int32)
+    exact = tiny_supernet(tuple((int(c),) for c in arch))
+    made = jax.eval_shape(lambda: exact.init(jax.random.key(1), x, arch, train=False))
+    names = {k for stage in range(3) for k in made["params"].get(f"stage_{stage}", {})}
+    assert names == {"nor_conv_3x3"}
+    wanted = apply(variables, jnp.asarray(arch))
+    found = logits_in_bucket(exact, made, variables, x, jnp.asarray(arch))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    network = tiny().network(arch)
+    run = jax.jit(lambda v: network.apply(v, x, train=False))
+    np.testing.assert_allclose(run(full.extract(variables, arch)), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_weight_decay_falls_on_kernels_only(supernet):

@@ -185,6 +185,7 @@ def test_parents_win_binary_tournaments():
     assert stats.chisquare(seen, seen.sum() * np.array(chance)).pvalue > smooth_problem.ACCIDENT
 
 
+@pytest.mark.slow
 def test_contract_of_small_batches():
     space = nas.testing.conditional_space()
     strategy = nsga2(space, batch_size=1, num_objectives=1, population_size=12)

@@ -99,6 +99,7 @@ def test_failures_teach_nothing():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_contract_of_the_factorised_policy():
     space = nas.testing.conditional_space()
     strategy = ppo(space, batch_size=1, policy="factorised", learning_rate=0.1)
@@ -121,6 +122,7 @@ def test_float_hyperparameters_may_be_swept():
     assert (together[0] != together[1]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"hidden_size": 24, "learning_rate": 0.01}, {"policy": "factorised", "learning_rate": 0.1}],

@@ -39,6 +39,7 @@ def test_proposes_the_unseen_architectures_predicted_best():
     assert len(seen) == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refit_every", [None, 8])
 def test_beats_random_search(refit_every):
     # 390,625 architectures: uniform draws are predicted.
@@ -48,12 +49,14 @@ def test_beats_random_search(refit_every):
     assert smooth_problem.p_value(strategy) < smooth_problem.ACCIDENT
 
 
+@pytest.mark.slow
 def test_contract_where_the_space_is_predicted_as_a_whole():
     space = nas.testing.conditional_space()
     strategy = predictor(space, batch_size=4, **SMALL)
     nas.testing.check_strategy(strategy, space, eager=False)
 
 
+@pytest.mark.slow
 def test_contract_where_draws_are_predicted():
     space = nas.testing.tiny_space()
     strategy = predictor(space, batch_size=4, num_candidates=20, refit_every=None, **SMALL)

@@ -133,6 +133,7 @@ def test_failures_are_rewarded_like_the_worst():
     assert _q_values.recall(jax.random.key(0), nothing, 5)[1].tolist() == [0.0] * 5
 
 
+@pytest.mark.slow
 def test_contract_of_small_batches():
     space = nas.testing.conditional_space()
     options = {"num_evaluations": 40, "num_replays": 5, "capacity": 30}
@@ -159,6 +160,7 @@ def test_float_hyperparameters_may_be_swept():
     assert (together[1][0] != together[1][1]).any()
 
 
+@pytest.mark.slow
 def test_beats_random_search():
     strategy = q_learning(smooth_problem.space(), batch_size=8, num_evaluations=192)
     assert smooth_problem.p_value(strategy) < smooth_problem.ACCIDENT

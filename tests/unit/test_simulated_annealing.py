@@ -111,6 +111,7 @@ def test_a_cold_chain_visits_what_boltzmann_says():
     assert stats.chisquare(seen, 5000 * wanted / wanted.sum()).pvalue > smooth_problem.ACCIDENT
 
 
+@pytest.mark.slow
 def test_contract_of_several_candidates_per_chain():
     space = nas.testing.conditional_space()
     strategy = simulated_annealing(space, batch_size=4, num_chains=2, num_evaluations=40)
@@ -134,6 +135,7 @@ def test_float_hyperparameters_may_be_swept():
     assert (together[0] != together[1]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_chains", [None, 2])
 def test_beats_random_search(num_chains):
     strategy = simulated_annealing(

@@ -91,6 +91,7 @@ def test_the_whole_space_is_seen_once_before_anything_twice():
         assert len(np.unique(arch, axis=0)) == len(arch)
 
 
+@pytest.mark.slow
 def test_beats_random_search():
     assert smooth_problem.p_value(tpe(smooth_problem.space(), batch_size=8)) < (
         smooth_problem.ACCIDENT
