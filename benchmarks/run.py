@@ -28,6 +28,7 @@ NAMES = (
     "rank_agreement",
     "strategies_mlp",
     "strategies_tabular",
+    "tabular_searches",
 )
 
 

@@ -22,7 +22,7 @@ from jaxnas.search import search
 from jaxnas.tables.table import Table
 from jaxnas.types import Strategy
 
-SEEDS_PER_CALL = 16  # searches side by side on one device: more need memory, fewer waste time
+SEEDS_PER_CALL = 64  # searches side by side on one device: more need memory, fewer waste time
 
 
 class Searches(NamedTuple):

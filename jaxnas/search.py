@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnas.types import Evaluation, Evaluator, PyTree, Strategy, rank_value
+from jaxnas.types import Evaluation, Evaluator, PyTree, Strategy, rank_value, split_like
 
 
 class SearchState(NamedTuple):
@@ -34,7 +34,7 @@ class Record(NamedTuple):
 
 def init(key: Array, strategy: Strategy, evaluator: Evaluator) -> SearchState:
     """The state before the first step."""
-    k_strategy, k_evaluator = jax.random.split(key)
+    k_strategy, k_evaluator = split_like(key, 2)
     return SearchState(strategy.init(k_strategy), evaluator.init(k_evaluator))
 
 
@@ -52,7 +52,18 @@ def step(
     Returns:
       The next state and the record of this step.
     """
-    k_ask, k_evaluate, k_tell = jax.random.split(key, 3)
+    return _advance(_step_keys(key), state, strategy, evaluator)
+
+
+def _step_keys(key: Array) -> tuple[Array, Array, Array]:
+    k_ask, k_evaluate, k_tell = split_like(key, 3)
+    return k_ask, k_evaluate, k_tell
+
+
+def _advance(
+    keys: tuple[Array, Array, Array], state: SearchState, strategy: Strategy, evaluator: Evaluator
+) -> tuple[SearchState, Record]:
+    k_ask, k_evaluate, k_tell = keys
     proposal = strategy.ask(k_ask, state.strategy)
     evaluation, evaluator_state = evaluator.evaluate(k_evaluate, state.evaluator, proposal)
     strategy_state = strategy.tell(k_tell, state.strategy, proposal, evaluation)
@@ -62,7 +73,7 @@ def step(
 
 def start(key: Array, strategy: Strategy, evaluator: Evaluator) -> tuple[Array, SearchState]:
     """Splits a search's key into the key of its steps and its first state."""
-    k_init, k_steps = jax.random.split(key)
+    k_init, k_steps = split_like(key, 2)
     return k_steps, init(k_init, strategy, evaluator)
 
 
@@ -106,10 +117,9 @@ def search(
         )
     k_steps, state = start(key, strategy, evaluator)
 
-    def body(state, index):
-        return step(step_key(k_steps, index), state, strategy, evaluator)
-
-    return jax.lax.scan(body, state, jnp.arange(num_steps))
+    # All keys at once, ahead of the loop: one vectorised hash instead of one small one per step.
+    keys = jax.vmap(lambda index: _step_keys(step_key(k_steps, index)))(jnp.arange(num_steps))
+    return jax.lax.scan(lambda state, k: _advance(k, state, strategy, evaluator), state, keys)
 
 
 def best(record: Record) -> tuple[Array, Array]:

@@ -15,6 +15,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxnas import counter
+from jaxnas.types import split_like
+
 Bucket = tuple[tuple[int, ...], ...]  # per decision, the choices that one program serves
 
 MAX_TRIES = 1000  # draws before `sample` and `mutate` give up looking for a valid architecture
@@ -93,6 +96,11 @@ class SearchSpace:
         return tuple(len(d.choices) for d in self.decisions)
 
     @property
+    def is_conditional(self) -> bool:
+        """Whether any decision counts only under a condition."""
+        return any(d.active_if is not None for d in self.decisions)
+
+    @property
     def full_bucket(self) -> Bucket:
         """The bucket that holds the whole space."""
         return tuple(tuple(range(n)) for n in self.num_choices)
@@ -165,6 +173,8 @@ def _check_decision(decisions: Sequence[Decision], position: int, decision: Deci
 
 def is_active(space: SearchSpace, arch: Array) -> Array:
     """Which decisions count in `arch` i32[D]: bool[D]."""
+    if not space.is_conditional:
+        return jnp.ones(space.num_decisions, bool)
     active: list[Array] = []
     for decision in space.decisions:
         on = jnp.asarray(True)
@@ -178,7 +188,7 @@ def is_active(space: SearchSpace, arch: Array) -> Array:
 def canonical(space: SearchSpace, arch: Array) -> Array:
     """`arch` i32[D] with its inactive decisions set to 0; idempotent."""
     arch = jnp.asarray(arch, jnp.int32)
-    return jnp.where(is_active(space, arch), arch, 0)
+    return jnp.where(is_active(space, arch), arch, 0) if space.is_conditional else arch
 
 
 def is_valid(space: SearchSpace, arch: Array) -> Array:
@@ -231,7 +241,7 @@ def sample(key: Array, space: SearchSpace) -> Array:
     counts = jnp.asarray(space.num_choices)
 
     def draw(k):
-        return canonical(space, _pick(jax.random.uniform(k, counts.shape), counts))
+        return canonical(space, _pick(counter.draw(k, counts.size), counts))
 
     return first_valid(space, key, draw)
 
@@ -258,20 +268,25 @@ def mutate(key: Array, space: SearchSpace, arch: Array, rate: float | Array | No
     free = was_active & (counts > 1)
 
     def draw(k):
-        which, other, new = jax.random.uniform(k, (3, *free.shape))
+        k_change, k_new = split_like(k, 2)
         if rate is None:
-            change = free & (jnp.arange(free.size) == jnp.argmax(jnp.where(free, which, -1.0)))
+            which, other = counter.draw(k_change, 2)
+            nth = 1 + _pick(which, free.sum())
+            change = free & (jnp.cumsum(free) == nth)
         else:
+            which, other = counter.draw(k_change, 2 * free.size).reshape(2, -1)
             change = free & (which < rate)
         # A shift of 1 to n - 1 modulo n reaches each other choice with equal probability.
         shift = 1 + _pick(other, jnp.maximum(counts - 1, 1))
-        child = jnp.where(change, (arch + shift) % counts, arch)
-        drawn = _pick(new, counts)
+        child = jax.lax.rem(arch + jnp.where(change, shift, 0), counts)
+        if not space.is_conditional:
+            return child
+        drawn = _pick(counter.draw(k_new, counts.size), counts)
         fresh = is_active(space, jnp.where(was_active, child, drawn))
         return canonical(space, jnp.where(fresh & ~was_active, drawn, child))
 
     child = first_valid(space, key, draw)
-    return jnp.where(is_valid(space, child), child, arch)
+    return child if space.is_valid is None else jnp.where(is_valid(space, child), child, arch)
 
 
 def crossover(
@@ -304,13 +319,13 @@ def crossover(
 
     def draw(k):
         if kind == "uniform":
-            from_a = jax.random.bernoulli(k, 0.5, a.shape)
+            from_a = counter.draw(k, a.size) < 0.5
         else:
             from_a = jnp.arange(a.size) < jax.random.randint(k, (), 1, max(a.size, 2))
         return canonical(space, jnp.where(from_a, either, other))
 
     child = first_valid(space, key, draw)
-    return jnp.where(is_valid(space, child), child, a)
+    return child if space.is_valid is None else jnp.where(is_valid(space, child), child, a)
 
 
 def neighbours(space: SearchSpace, arch: Array) -> Array:

@@ -10,9 +10,10 @@ and `M` the objectives.
 
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import jax.numpy as jnp
 from jax import Array
+
+from jaxnas import counter
 
 PyTree = Any
 State = Any
@@ -140,7 +141,8 @@ def split_like(key: Array, num: int) -> Array:
     """`num` keys of which the first k do not depend on `num`.
 
     `jax.random.split` gives other keys for another count; here candidate `i` has the same key in a
-    batch of 8 and in a batch of 800, so its result does not depend on its company.
+    batch of 8 and in a batch of 800, so its result does not depend on its company. It is also an
+    order of magnitude faster inside a search (`jaxnas.counter`).
 
     Args:
       key: one key.
@@ -149,4 +151,4 @@ def split_like(key: Array, num: int) -> Array:
     Returns:
       key[num].
     """
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num))
+    return counter.split(key, num)

@@ -8,10 +8,10 @@ https://arxiv.org/abs/2009.00437 (https://github.com/D-X-Y/AutoDL-Projects).
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnas import counter
 from jaxnas._checks import check_number, check_option
 from jaxnas.tables.table import Table, check_name
 from jaxnas.types import Evaluation, Evaluator, Proposal
@@ -81,6 +81,7 @@ def tabular(
       ValueError: for an unknown name or option, or a number out of range.
 
     Example:
+      >>> import jax
       >>> import jaxnas as nas
       >>> from jaxnas.tables import from_arrays
       >>> space = nas.testing.tiny_space()
@@ -104,6 +105,10 @@ def tabular(
     for name in reported:
         check_name(table, "report", name)
     needed = {score[1], *(name for _, name in columns), *reported}
+    runs = {name: table.metrics[name] for name in needed & set(table.metrics)}
+    if seed == "mean":  # once, ahead of all queries
+        runs = {name: jnp.nanmean(values, axis=-1) for name, values in runs.items()}
+    guide = table.metrics.get(score[1], next(iter(table.metrics.values())))
 
     def init(key):
         del key
@@ -115,13 +120,13 @@ def tabular(
         there = jnp.maximum(row, 0)
         seconds = jnp.where(row >= 0, table.seconds[there, level], 0.0)
         made, clock = _charge(state, seconds, time_limit, stop)
-        pick = _pick_seed(key, table, seed, score[1], there, level)
-        values = {name: table.columns[name][there] for name in needed & set(table.columns)}
-        values |= {
-            name: pick(table.metrics[name][there, level]) for name in needed & set(table.metrics)
-        }
+        found = {name: values[there, level] for name, values in runs.items()}
+        if seed == "random":
+            pick = _pick_run(key, guide[there, level])
+            found = {name: pick(values) for name, values in found.items()}
+        found |= {name: table.columns[name][there] for name in needed & set(table.columns)}
         valid = made & (row >= 0)
-        values = {name: jnp.where(valid, value, jnp.nan) for name, value in values.items()}
+        values = {name: jnp.where(valid, value, jnp.nan) for name, value in found.items()}
         fitness = score[0] * values[score[1]]
         chosen = [sign * values[name] for sign, name in columns] or [fitness]
         metrics = {name: values[name] for name in reported}
@@ -138,16 +143,13 @@ def _signed(table: Table, argument: str, text: str) -> tuple[float, str]:
     return (1.0 if name == text else -1.0), name
 
 
-def _pick_seed(
-    key: Array, table: Table, seed: str, score: str, row: Array, level: Array
-) -> Callable[[Array], Array]:
-    """A function from a metric of every seed f32[B, S] to f32[B]."""
-    if seed == "mean":
-        return lambda runs: jnp.nanmean(runs, axis=-1)
-    guide = table.metrics.get(score, next(iter(table.metrics.values())))
-    exists = ~jnp.isnan(guide[row, level])
+def _pick_run(key: Array, guide: Array) -> Callable[[Array], Array]:
+    """A function from a metric of every seed f32[B, S] to f32[B], one of those that `guide` has."""
+    exists = ~jnp.isnan(guide)
     # The largest of independent uniform numbers is at every place with equal probability.
-    drawn = jnp.argmax(jnp.where(exists, jax.random.uniform(key, exists.shape), -1.0), axis=-1)
+    drawn = jnp.argmax(
+        jnp.where(exists, counter.uniform(counter.seed_from_key(key), exists.shape), -1.0), axis=-1
+    )
     return lambda runs: jnp.take_along_axis(runs, drawn[:, None], axis=-1)[:, 0]
 
 

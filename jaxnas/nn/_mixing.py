@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
-from jaxnas.nn import counter
+from jaxnas import counter
 from jaxnas.nn._linear import linear_op
 from jaxnas.nn.drop_path import DropPath, drop_output
 from jaxnas.nn.routing import route

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from jaxnas.nn import counter
+from jaxnas import counter
 from jaxnas.nn.attention import SelfAttention
 from jaxnas.nn.layers import BatchNorm, Conv, Dense
 from jaxnas.nn.pooling import avg_pool, max_pool

@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
-from jaxnas.nn import counter
+from jaxnas import counter
 from jaxnas.nn._chain_bucket import ChainBucket, Schedule
 from jaxnas.nn._chain_design import ChainDesign, write_out
 from jaxnas.nn._chain_weights import crop, scaled

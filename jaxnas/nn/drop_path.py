@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxnas.nn import counter
+from jaxnas import counter
 from jaxnas.nn.operations import Identity, Zero
 
 

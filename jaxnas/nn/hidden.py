@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnas.nn import counter
+from jaxnas import counter
 from jaxnas.nn.activations import activate, has_slopes, slope
 
 

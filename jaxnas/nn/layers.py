@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from jaxnas.nn import counter
+from jaxnas import counter
 from jaxnas.nn.conv import conv
 from jaxnas.nn.norm import batch_norm, normalise
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from jaxnas.nn import counter
+from jaxnas import counter
 from jaxnas.nn._graph import check_graph, check_stack, output_nodes
 from jaxnas.nn._mixing import Operation, Operations, Seeds, Variables, add, read
 from jaxnas.nn.drop_path import DropPath

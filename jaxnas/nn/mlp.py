@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from jaxnas.nn import counter
+from jaxnas import counter
 from jaxnas.nn.activations import ACTIVATIONS
 from jaxnas.nn.hidden import Control, hidden
 from jaxnas.space import Bucket

@@ -23,15 +23,15 @@ of all time with 50 children per generation, are `batch_size=50, population_size
 selection="truncation", truncation_rate=1 / 6`.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnas import counter
 from jaxnas._checks import check_count, check_number, check_option
 from jaxnas.space import SearchSpace, mutate
 from jaxnas.space import crossover as cross
 from jaxnas.strategies._population import Population, empty, fill_or_breed, tournament
-from jaxnas.types import Strategy, rank_value
+from jaxnas.types import Strategy, rank_value, split_like
 
 
 def genetic(
@@ -73,6 +73,7 @@ def genetic(
         population smaller than its elites and a batch together.
 
     Example:
+      >>> import jax
       >>> from jaxnas.testing import tiny_space
       >>> strategy = genetic(tiny_space(), batch_size=4, population_size=16, num_elites=2)
       >>> state = strategy.init(jax.random.key(0))
@@ -99,12 +100,13 @@ def genetic(
             return tournament(key, state, tournament_size)
         num_parents = jnp.round(truncation_rate * state.num_members).astype(jnp.int32)
         best_first = jnp.argsort(state.fitness)[::-1]
-        return best_first[jax.random.randint(key, (), 0, jnp.maximum(num_parents, 1))]
+        rank = counter.draw(key, 1)[0] * jnp.maximum(num_parents, 1)
+        return best_first[rank.astype(jnp.int32)]
 
     def breed(key, state: Population) -> Array:
-        k_a, k_b, k_either, k_cross, k_mutate, k_change = jax.random.split(key, 6)
+        k_a, k_b, k_either, k_cross, k_mutate, k_change = split_like(key, 6)
         a, b = state.arch[select(k_a, state)], state.arch[select(k_b, state)]
-        crossed = jax.random.bernoulli(k_either, crossover_rate)
+        crossed = counter.draw(k_either, 1)[0] < crossover_rate
         child = jnp.where(crossed, cross(k_cross, space, a, b, kind=crossover), a)
         child = mutate(k_mutate, space, child, mutation_rate)
         is_copy = jnp.all(child == a) | (crossed & jnp.all(child == b))

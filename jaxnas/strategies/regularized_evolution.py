@@ -6,14 +6,27 @@ member dies, however good it is. Deviation: `batch_size` children per step (pape
 the population before the step, after which the `batch_size` oldest die.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxnas._checks import check_count, check_number
-from jaxnas.space import SearchSpace, mutate
-from jaxnas.strategies._population import Population, empty, fill_or_breed, tournament
-from jaxnas.types import Strategy, rank_value
+from jaxnas.space import SearchSpace, mutate, sample
+from jaxnas.strategies._population import Population, empty, tournament
+from jaxnas.types import Proposal, Strategy, rank_value, split_like
+
+
+class EvolutionState(NamedTuple):
+    """Candidate n of a search lives in place n modulo P, counted from the last, until n + P does.
+
+    Nothing moves when a member dies, and what is random is drawn once: inside a compiled loop a
+    step then writes to B places instead of copying the population.
+    """
+
+    first: Array  # i32[P, D], the random candidates that the search begins with, in their places
+    members: Population
 
 
 def regularized_evolution(
@@ -39,7 +52,7 @@ def regularized_evolution(
         number changes each with that probability. May be traced.
 
     Returns:
-      A `Strategy` whose state is a population of i32[P, D] and f32[P].
+      A `Strategy` whose state is an `EvolutionState`.
 
     Raises:
       ValueError: for a size below 1, a rate outside [0, 1], or a population smaller than a batch.
@@ -61,24 +74,34 @@ def regularized_evolution(
         )
 
     def init(key):
+        first = jax.vmap(lambda k: sample(k, space))(split_like(key, population_size))
+        return EvolutionState(first, empty(space, population_size))
+
+    def newborn(state: EvolutionState) -> tuple[Array, Array]:
+        number = state.members.count + jnp.arange(batch_size)
+        return number, population_size - 1 - number % population_size
+
+    def ask(key, state: EvolutionState):
+        members = state.members
+
+        def breed(keys):
+            parent = tournament(keys[0], members, tournament_size)
+            return mutate(keys[1], space, members.arch[parent], mutation_rate)
+
+        children = jax.vmap(breed)(split_like(key, 2 * batch_size).reshape(batch_size, 2))
+        number, place = newborn(state)
+        is_random = number < population_size
+        arch = jnp.where(is_random[:, None], state.first[place], children)
+        return Proposal(arch, jnp.ones(batch_size))
+
+    def tell(key, state: EvolutionState, proposal, evaluation):
         del key
-        return empty(space, population_size)
-
-    def ask(key, state: Population):
-        def breed(k):
-            k_parent, k_mutate = jax.random.split(k)
-            parent = tournament(k_parent, state, tournament_size)
-            return mutate(k_mutate, space, state.arch[parent], mutation_rate)
-
-        return fill_or_breed(key, space, state, batch_size, breed)
-
-    def tell(key, state: Population, proposal, evaluation):
-        del key
-        born = rank_value(evaluation.fitness)
-        return Population(
-            arch=jnp.concatenate([state.arch, proposal.arch])[batch_size:],
-            fitness=jnp.concatenate([state.fitness, born])[batch_size:],
-            count=state.count + batch_size,
+        members, (_, place) = state.members, newborn(state)
+        members = Population(
+            arch=members.arch.at[place].set(proposal.arch),
+            fitness=members.fitness.at[place].set(rank_value(evaluation.fitness)),
+            count=members.count + batch_size,
         )
+        return state._replace(members=members)
 
     return Strategy(init, ask, tell)

@@ -101,7 +101,7 @@ def simulated_annealing(
 
     def ask(key, state: AnnealingState):
         def propose(k, chain):
-            k_sample, k_mutate = jax.random.split(k)
+            k_sample, k_mutate = split_like(k, 2)
             change = mutate(k_mutate, space, state.arch[chain], mutation_rate)
             return jnp.where(state.fitness[chain] == -jnp.inf, sample(k_sample, space), change)
 

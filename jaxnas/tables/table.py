@@ -80,10 +80,12 @@ class Table:
         num_choices = self.space.num_choices
         if prod(num_choices) > MAX_CODES:
             return self._searched(arch)
-        inside = jnp.all((arch >= 0) & (arch < jnp.asarray(num_choices)), axis=-1)
-        code = jnp.sum(arch * jnp.asarray(_strides(num_choices)), axis=-1)
-        code = jnp.where(inside, code, 0)
-        return jnp.where(inside, code if self.index is None else self.index[code], -1)
+        inside = (arch >= 0) & (arch < jnp.asarray(num_choices))
+        # One sum, negative as soon as one choice is out of range.
+        terms = jnp.where(inside, arch * jnp.asarray(_strides(num_choices)), -MAX_CODES)
+        code = jnp.sum(terms, axis=-1)
+        row = code if self.index is None else self.index[jnp.maximum(code, 0)]
+        return jnp.where(code >= 0, row, -1)
 
     def _searched(self, arch: Array) -> Array:
         """`row` by binary search over the architectures in lexicographic order."""
@@ -114,6 +116,8 @@ class Table:
         Returns:
           i32[...], positions in `fidelities`.
         """
+        if self.fidelities.shape[-1] == 1:
+            return jnp.zeros(jnp.shape(budget), jnp.int32)
         budget = jnp.asarray(budget, jnp.float32)[..., None] * (1.0 + _ROUNDING)
         bought = jnp.sum(self.fidelities <= budget, axis=-1, dtype=jnp.int32)
         return jnp.maximum(bought - 1, 0)

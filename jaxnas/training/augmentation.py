@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from scipy import special
 
-from jaxnas.nn import counter
+from jaxnas import counter
 from jaxnas.training.data import Split, Task
 from jaxnas.training.metrics import targets_of
 from jaxnas.training.recipe import Recipe

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxnas.nn import counter
+from jaxnas import counter
 from jaxnas.nn.auxiliary import COLLECTION as AUXILIARY
 from jaxnas.nn.drop_path import DropPath
 from jaxnas.parallel import split_rows

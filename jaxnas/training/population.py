@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnas.nn import counter
+from jaxnas import counter
 from jaxnas.parallel import collect, device_mesh, spread
 from jaxnas.space import SearchSpace, canonical
 from jaxnas.training import plan as planning

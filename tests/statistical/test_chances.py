@@ -10,9 +10,8 @@ import pytest
 from scipy import stats
 
 import jaxnas as nas
-from jaxnas import enumeration
+from jaxnas import counter, enumeration
 from jaxnas import space as ops
-from jaxnas.nn import counter
 
 ACCIDENT = 1e-6
 DRAWS = 20_000
@@ -70,7 +69,8 @@ def test_tournament_pressure():
     )
     state = strategy.init(jax.random.key(0))
     arch = jnp.asarray(enumeration.all_architectures(space)[:8])
-    state = state._replace(arch=arch, fitness=jnp.arange(8.0), count=jnp.int32(8))
+    members = state.members._replace(arch=arch, fitness=jnp.arange(8.0), count=jnp.int32(8))
+    state = state._replace(members=members)
     asked = jax.vmap(lambda k: strategy.ask(k, state).arch)(keys(2000)).reshape(-1, 3)
     wins = int((np.asarray(asked) == np.asarray(arch[-1])).all(axis=1).sum())
     assert stats.binomtest(wins, len(asked), 1 - (1 - 1 / 8) ** size).pvalue > ACCIDENT
@@ -140,3 +140,39 @@ def test_dropout_keeps_the_mean_and_the_rate():
     rate = 0.3
     dropped = np.asarray(counter.uniform(seed, (200, 500)) < rate)
     assert stats.binomtest(int(dropped.sum()), dropped.size, rate).pvalue > ACCIDENT
+
+
+@pytest.mark.parametrize("num", [2, 11])
+def test_counter_draws_are_uniform_and_uncorrelated_between_keys_and_places(num):
+    # Keys as strategies have them: of a step, of a candidate, of a purpose.
+    steps = counter.split(jax.random.key(3), 100)
+    candidates = jax.vmap(lambda k: counter.split(k, 100))(steps).ravel()
+    purposes = jax.vmap(lambda k: counter.split(k, 2))(candidates)
+    drawn = np.asarray(jax.vmap(jax.vmap(lambda k: counter.draw(k, num)))(purposes), np.float64)
+    columns = drawn.reshape(10_000, 2 * num)
+    for column in columns.T:
+        assert stats.kstest(column, "uniform").pvalue > ACCIDENT
+    bound = stats.norm.isf(ACCIDENT) / np.sqrt(10_000)
+    correlation = np.corrcoef(columns, rowvar=False) - np.eye(2 * num)
+    assert np.abs(correlation).max() < bound
+    neighbours = [np.corrcoef(c[:-1], c[1:])[0, 1] for c in columns.T]
+    assert np.abs(neighbours).max() < bound
+
+
+@pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
+def test_counter_keys_differ_and_do_not_depend_on_their_number(implementation):
+    key = jax.random.key(5, impl=implementation)
+    words = np.asarray(jax.random.key_data(counter.split(key, 5_000)))
+    assert len(np.unique(words, axis=0)) == 5_000
+    few = counter.split(key, 3)
+    assert jax.random.key_impl(few) == jax.random.key_impl(key)
+    np.testing.assert_array_equal(jax.random.key_data(few), words[:3])
+
+
+def test_counter_keys_of_neighbouring_seeds_are_all_different():
+    roots = jax.vmap(jax.random.key)(jnp.arange(200))
+    children = jax.vmap(lambda k: counter.split(k, 50))(roots)
+    grandchildren = jax.vmap(jax.vmap(lambda k: counter.split(k, 2)))(children)
+    words = [jax.random.key_data(keys).reshape(-1, 2) for keys in (roots, children, grandchildren)]
+    words = np.concatenate([np.asarray(part) for part in words])
+    assert len(np.unique(words, axis=0)) == len(words) == 200 * (1 + 50 + 100)

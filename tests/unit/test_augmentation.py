@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxnas.nn import counter
+from jaxnas import counter
 from jaxnas.training import Recipe
 from jaxnas.training.augmentation import crop_and_flip, cutout, mixup, prepare
 from jaxnas.training.data import Split, Task

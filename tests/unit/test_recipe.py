@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxnas import spaces
-from jaxnas.nn import counter
+from jaxnas import counter, spaces
 from jaxnas.nn.auxiliary import COLLECTION, AuxiliaryHead
 from jaxnas.nn.drop_path import DropPath, drop_output
 from jaxnas.nn.mixed import Cell, MixedOp, operation_variables

@@ -102,4 +102,4 @@ def test_search_runs_without_key_reuse(key):
     with jax.debug_key_reuse(True):
         k_steps, state = start(key, strategy, evaluator)
         state, _ = step(step_key(k_steps, 0), state, strategy, evaluator)
-    assert int(state.strategy.count) == 4
+    assert int(state.strategy.members.count) == 4
