@@ -40,6 +40,8 @@ from jaxnas.strategies._memory import remember
 from jaxnas.strategies._population import Population, empty
 from jaxnas.types import Strategy
 
+_TIE = 1e-4  # of logarithms of densities
+
 
 class BOHBState(NamedTuple):
     """The brackets under way, and the results that models are made of."""
@@ -228,5 +230,6 @@ def most_promising(
         return jnp.where(is_valid(space, row) & ~jnp.isnan(ratio), ratio, -jnp.inf)
 
     scores = jax.vmap(score)(arch)
-    best = jnp.argmax(scores)
+    # The first within rounding: many samples tie, and compilers add up in different orders.
+    best = jnp.argmax(scores >= scores.max() - _TIE)
     return arch[best], scores[best]
