@@ -33,6 +33,7 @@ class Workload(NamedTuple):
     steps: float  # training steps of one candidate
     rows: int  # rows per step
     feature_shape: tuple[int, ...]
+    known: bool  # whether the candidates are; otherwise all buckets of a plan are compiled
 
 
 def step_seconds(
@@ -86,6 +87,8 @@ def predict(
 ) -> tuple[float, float, int]:
     """Predicted compile seconds, run seconds and number of buckets."""
     buckets = {plan.bucket_of(space, arch) for arch in work.types}
+    if not work.known:
+        buckets |= set(plan.buckets(space))
     compiling = sum(
         compile_seconds(model, space, bucket, largest, work.feature_shape) for bucket in buckets
     )
@@ -106,6 +109,7 @@ def workload(
     arch: np.ndarray | None = None,
 ) -> Workload:
     """What `num_candidates` are like: those of `arch` i32[P, D], or ones sampled from the space."""
+    known = arch is not None
     if arch is None:
         keys = jax.random.split(jax.random.key(0), min(num_candidates, SAMPLES))
         arch = np.asarray(jax.jit(jax.vmap(lambda k: sample(k, space)))(keys))
@@ -122,4 +126,5 @@ def workload(
     steps = float(recipe.epochs * recipe.steps_per_epoch(num_rows))
     rows = recipe.batch_size or num_rows
     shape = tuple(data.train.x.shape[1:])
-    return Workload([rows[0] for rows in kinds.values()], counts, steps, rows, shape)
+    types = [found[0] for found in kinds.values()]
+    return Workload(types, counts, steps, rows, shape, known)

@@ -1,5 +1,6 @@
 """Deep Q-learning: temporal differences against a loop, its target network, what it learns."""
 
+import importlib
 import itertools
 
 import jax
@@ -9,10 +10,11 @@ import pytest
 
 import jaxnas as nas
 from jaxnas import enumeration
-from jaxnas.strategies import dqn as module
 from jaxnas.strategies.dqn import dqn
 from jaxnas.types import Evaluation
 from tests.unit import smooth_problem
+
+module = importlib.import_module("jaxnas.strategies.dqn")  # the package has the factory
 
 
 def one_step(strategy, state, seed, fitness_fn):

@@ -1,6 +1,7 @@
 """NAO: its network against NumPy, what its loss achieves, its steps, and that it learns."""
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,11 @@ import pytest
 
 import jaxnas as nas
 from jaxnas import enumeration
-from jaxnas.strategies import nao as module
 from jaxnas.strategies._nao_model import code_model
 from jaxnas.strategies.nao import nao
 from tests.unit import smooth_problem
+
+module = importlib.import_module("jaxnas.strategies.nao")  # the package has the factory
 
 NET = {"hidden_size": 8, "embedding_size": 4}
 SMALL = {"num_initial": 8, "num_parents": 3, "num_steps": 3, "num_updates": 4, "replay_size": 8,

@@ -447,4 +447,4 @@ def test_the_bundled_table_is_what_the_trainer_makes():
     )
     # The first epoch of another schedule's run is the same: rows 0 and 1 used these keys.
     first = np.asarray(table.metrics["valid_accuracy"][:2, 0, 0])
-    np.testing.assert_allclose(trained.metrics["accuracy"], first, atol=0.01)
+    np.testing.assert_allclose(trained.metrics["accuracy"], first, atol=0.03)
