@@ -46,7 +46,7 @@ def learn(
         weighted = member[:, :, None] * centred
         gram = jnp.einsum("wcf,cg->wfg", weighted, centred) + penalty
         moment = jnp.einsum("wcf,c->wf", weighted, gap)
-        weight = jnp.linalg.solve(gram, moment[:, :, None])[:, :, 0]
+        weight = _solve(gram, moment)
         # The mean prediction is the prediction at the mean, and the intercept is on both sides.
         threshold = jnp.sum(weight * middle, axis=1)
         here = Partition(weight, threshold)
@@ -54,6 +54,21 @@ def learn(
 
     root = jnp.zeros(value.shape, jnp.int32)
     return jax.lax.scan(level, root, None, length=num_levels)[1]
+
+
+def _solve(matrix: Array, right: Array) -> Array:
+    """Solutions f32[W, F] of positive definite systems f32[W, F, F] by Gauss and Jordan.
+
+    Written out, for LAPACK's calls share a thread pool on CPU: two devices that are in one at the
+    same time can wait for each other for ever.
+    """
+    rows = jnp.concatenate([matrix, right[:, :, None]], axis=2)
+
+    def eliminate(k, rows):
+        pivot = rows[:, k] / rows[:, k, k, None]
+        return (rows - rows[:, :, k, None] * pivot[:, None]).at[:, k].set(pivot)
+
+    return jax.lax.fori_loop(0, right.shape[1], eliminate, rows)[:, :, -1]
 
 
 def _descend(level: Partition, prediction: Array, node: Array) -> Array:
