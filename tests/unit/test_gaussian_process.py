@@ -262,10 +262,8 @@ def test_a_drawn_pool_is_half_next_to_the_best_and_half_uniform():
     assert stats.chisquare(counts).pvalue > smooth_problem.ACCIDENT
 
 
-@pytest.mark.parametrize(
-    "acquisition",
-    ["expected_improvement", pytest.param("thompson", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("acquisition", ["expected_improvement", "thompson"])
 def test_beats_random_search(acquisition):
     strategy = gaussian_process(
         smooth_problem.space(),
