@@ -167,10 +167,13 @@ def _local_searches(table: Table) -> dict[str, Strategy]:
 # What differs from a strategy's defaults with 150 evaluations; all others propose one at a time.
 QUERY_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
+        "bananas": {"batch_size": 10},
         "dqn": {"num_evaluations": 150, "num_updates": 4},
         "genetic": {"batch_size": 10, "population_size": 20, "num_elites": 5},
+        "nao": {"batch_size": 10},
         "nsga2": {"num_objectives": 1, "population_size": 20},
         "ppo": {"batch_size": 10, "policy": "factorised", "learning_rate": 0.1},
+        "predictor": {"batch_size": 10},
         "q_learning": {"num_evaluations": 150},
         "regularized_evolution": {"population_size": 30, "tournament_size": 10},
         "reinforce": {"policy": "factorised", "learning_rate": 0.1},
