@@ -59,8 +59,7 @@ def learn(
 def _solve(matrix: Array, right: Array) -> Array:
     """Solutions f32[W, F] of positive definite systems f32[W, F, F] by Gauss and Jordan.
 
-    Written out, for LAPACK's calls share a thread pool on CPU: two devices that are in one at the
-    same time can wait for each other for ever.
+    Written out, for with `jnp.linalg.solve` searches on two CPU devices at a time have hung.
     """
     rows = jnp.concatenate([matrix, right[:, :, None]], axis=2)
 
