@@ -27,8 +27,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnas._checks import check_count, check_number
+from jaxnas.objectives.pareto import crowding_distance, front_ranks
 from jaxnas.space import SearchSpace, crossover, mutate, sample
-from jaxnas.strategies._pareto import crowding_distance, front_ranks
 from jaxnas.types import Proposal, Strategy, split_like
 
 

@@ -7,95 +7,12 @@ import pytest
 from scipy import stats
 
 import jaxnas as nas
+from jaxnas.objectives.hypervolume import hypervolume
 from jaxnas.search import start, step, step_key
-from jaxnas.strategies import _pareto
 from jaxnas.strategies.nsga2 import nsga2
 from jaxnas.types import Evaluation, Evaluator, Proposal
 from tests.unit import smooth_problem
-
-
-def points(kind, num_objectives, size=40):
-    rng = np.random.default_rng(num_objectives)
-    if kind == "ties":  # many equal values and equal points
-        return rng.integers(0, 4, (size, num_objectives)).astype(np.float32)
-    values = rng.uniform(size=(size, num_objectives)).astype(np.float32)
-    if kind == "failures":
-        values[::5] = -np.inf
-    return values
-
-
-CASES = [(kind, m) for kind in ("spread", "ties", "failures") for m in (1, 2, 3)]
-
-
-def beats(a, b):
-    return all(x >= y for x, y in zip(a, b, strict=True)) and any(
-        x > y for x, y in zip(a, b, strict=True)
-    )
-
-
-def fast_non_dominated_sort(values):
-    """Section III-A of the paper, with its lists and counters."""
-    size = len(values)
-    dominated = [[q for q in range(size) if beats(values[p], values[q])] for p in range(size)]
-    counter = [sum(p in each for each in dominated) for p in range(size)]
-    ranks, front, number = [-1] * size, [p for p in range(size) if counter[p] == 0], 0
-    while front:
-        after = []
-        for p in front:
-            ranks[p] = number
-            for q in dominated[p]:
-                counter[q] -= 1
-                if counter[q] == 0:
-                    after.append(q)
-        front, number = after, number + 1
-    return ranks
-
-
-def crowding_distance_assignment(values, ranks):
-    """Section III-B of the paper, front by front."""
-    distance = np.zeros(len(values))
-    for rank in set(ranks):
-        for m in range(values.shape[1]):
-            front = [i for i, r in enumerate(ranks) if r == rank]
-            front.sort(key=lambda i: values[i, m])
-            distance[front[0]] = distance[front[-1]] = np.inf
-            extent = values[front[-1], m] - values[front[0], m] if len(front) > 2 else 0
-            if np.isfinite(extent) and extent > 0:
-                for before, i, after in zip(front, front[1:], front[2:], strict=False):
-                    distance[i] += (values[after, m] - values[before, m]) / extent
-    return distance
-
-
-@pytest.mark.filterwarnings("ignore:invalid value")
-@pytest.mark.parametrize(("kind", "num_objectives"), CASES)
-def test_ranks_and_crowding_are_the_papers(kind, num_objectives):
-    values = points(kind, num_objectives)
-    ranks = np.asarray(jax.jit(_pareto.front_ranks)(values))
-    assert ranks.tolist() == fast_non_dominated_sort(values)
-    got = jax.jit(_pareto.crowding_distance)(values, ranks)
-    np.testing.assert_allclose(got, crowding_distance_assignment(values, ranks), rtol=1e-5)
-
-
-def test_hypervolume_counts_unit_squares():
-    rng = np.random.default_rng(0)
-    for size in (1, 5, 30):
-        values = rng.integers(-3, 12, (size, 2)).astype(np.float32)
-        corners = np.stack(np.meshgrid(np.arange(1, 12), np.arange(1, 12)), -1).reshape(-1, 1, 2)
-        area = np.sum(np.any(np.all(corners <= values, axis=-1), axis=1))
-        assert float(_pareto.hypervolume_2d(jnp.asarray(values), jnp.zeros(2))) == area
-        failed = jnp.asarray(np.concatenate([values, [[np.nan, 50.0], [-np.inf, 50.0]]]))
-        assert float(_pareto.hypervolume_2d(failed, jnp.zeros(2))) == area
-
-
-@pytest.mark.parametrize("kind", ["spread", "ties"])
-def test_ranks_and_hypervolume_agree_with_moocore(kind):
-    moocore = pytest.importorskip("moocore")
-    values = points(kind, 2, 200)
-    ranks = np.asarray(_pareto.front_ranks(jnp.asarray(values)))
-    np.testing.assert_array_equal(ranks, moocore.pareto_rank(values, maximise=True))
-    area = _pareto.hypervolume_2d(jnp.asarray(values), jnp.full(2, -0.5))
-    exact = moocore.hypervolume(values, ref=[-0.5, -0.5], maximise=True)
-    np.testing.assert_allclose(area, exact, rtol=1e-5)
+from tests.unit.pareto_loops import crowding_distance_assignment, fast_non_dominated_sort
 
 
 def two_objectives(objectives_fn):
@@ -201,7 +118,7 @@ def test_finds_more_of_the_front_than_random_search():
         def run(key):
             history = nas.search(key, strategy, evaluator, smooth_problem.STEPS)[1]
             found = history.evaluation.objectives.reshape(-1, 2)
-            return _pareto.hypervolume_2d(found, jnp.zeros(2))
+            return hypervolume(found, jnp.zeros(2))
 
         return np.asarray(run(jax.random.split(jax.random.key(0), smooth_problem.SEEDS)))
 
