@@ -23,6 +23,7 @@ from jaxnas import parallel
 NAMES = (
     "gp_search",
     "memory",
+    "pareto_tabular",
     "population_cells",
     "population_mlp",
     "rank_agreement",

@@ -19,6 +19,7 @@ from jaxnas.strategies.monte_carlo_tree_search import (
 )
 from jaxnas.strategies.nao import nao as nao
 from jaxnas.strategies.nsga2 import nsga2 as nsga2
+from jaxnas.strategies.pareto_local_search import pareto_local_search as pareto_local_search
 from jaxnas.strategies.ppo import ppo as ppo
 from jaxnas.strategies.predictor import predictor as predictor
 from jaxnas.strategies.q_learning import q_learning as q_learning
@@ -46,6 +47,7 @@ ALL = MappingProxyType(
         "monte_carlo_tree_search": monte_carlo_tree_search,
         "nao": nao,
         "nsga2": nsga2,
+        "pareto_local_search": pareto_local_search,
         "ppo": ppo,
         "predictor": predictor,
         "q_learning": q_learning,

@@ -44,6 +44,7 @@ OPTIONS = {
         "capacity": 48,
     },
     "nsga2": {"num_objectives": 1, "population_size": 12},
+    "pareto_local_search": {"num_objectives": 1, "num_init": 4, "capacity": 24},
     "ppo": {"hidden_size": 8, "num_epochs": 2},
     "predictor": NETWORK | {"num_candidates": 64},
     "q_learning": {"num_evaluations": 40, "num_replays": 4, "capacity": 24},
