@@ -21,6 +21,7 @@ network is a supernet or stands alone; None adds nothing to the program.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -37,7 +38,9 @@ class DropPath(NamedTuple):
 
     def fold(self, tag: int | Array) -> "DropPath":
         """Another draw of the same rate, for part `tag`; see `counter.fold`."""
-        return DropPath(self.rate, counter.fold(self.seed, tag))
+        # XLA's CPU compiler would write the hash of a hash of a hash into every operation that a
+        # row's scale reaches, and take minutes over it.
+        return DropPath(self.rate, jax.lax.optimization_barrier(counter.fold(self.seed, tag)))
 
 
 def drop_output(drop_path: DropPath | None, operation: nn.Module, y: Array) -> Array:
