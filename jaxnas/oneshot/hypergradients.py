@@ -121,7 +121,7 @@ def finite_difference(*, radius: float | Array = 0.01) -> Hypergradient:
         grad_fn = jax.value_and_grad(upper, argnums=(0, 1), has_aux=True)
         value, (at_weights, direct) = grad_fn(moved, alpha)
         (direction,) = pull(at_weights)
-        epsilon = radius / jnp.maximum(optax.global_norm(direction), 1e-12)
+        epsilon = radius / jnp.maximum(optax.tree.norm(direction), 1e-12)
 
         def mixed(sign):  # in a scan, so that the program holds the gradient once
             return jax.grad(lower.loss, argnums=1)(
