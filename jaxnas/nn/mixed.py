@@ -5,7 +5,7 @@ updated. Floats mix: the weighted sum of all operations, as in DARTS (Liu et al.
 https://arxiv.org/abs/1806.09055, equation 2, where the weights are a softmax). `Gated` routes and
 weighs: the chosen operation's output is scaled and shifted, so that one-hot weights keep their
 gradients while one operation is run, as in GDAS (Dong & Yang, 2019,
-https://arxiv.org/abs/1910.04465, equation 7). The variables of an operation lie under its name and
+https://arxiv.org/abs/1910.04465, section 3.2). The variables of an operation lie under its name and
 are those of its own module, so taking an architecture out of a supernet is picking from
 dictionaries: see `operation_variables`.
 

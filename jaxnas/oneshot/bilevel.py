@@ -56,12 +56,12 @@ class Pruning(NamedTuple):
     """Drops operations.
 
     Attributes:
-      init: `(mask bool[R, K]) -> State`.
+      init: `(key, mask bool[R, K]) -> State`.
       update: `(key, step, state, mask, strengths f32[R, K], score_fn) -> (state, mask)`, where
         `score_fn(choice) -> (score f32[], loss f32[])` is of the supernet on the validation batch.
     """
 
-    init: Callable[[Array], PyTree]
+    init: Callable[[Array, Array], PyTree]
     update: Callable[..., tuple[PyTree, Array]]
 
 
@@ -91,6 +91,7 @@ class Parts(NamedTuple):
       objective: see `objectives`.
       regulariser: `(loss, alpha, choice, mask) -> loss`, see `regularisers`.
       perturbation: `(key, choice, mask, progress, loss_fn) -> choice`, see `perturbations`.
+      is_turn: `(step i32[]) -> bool[]`, whether alpha is updated; on top of `begin` and the like.
       settle: `(alpha, next alpha) -> next alpha`, after each step of its optimiser.
       pruning: see `pruning`.
       early_stop: see `early_stops`.
@@ -102,6 +103,7 @@ class Parts(NamedTuple):
     objective: Objective = validation
     regulariser: Callable[..., Array] | None = None
     perturbation: Callable[..., Array] | None = None
+    is_turn: Callable[[Array], Array] | None = None
     settle: Callable[[PyTree, PyTree], PyTree] | None = None
     pruning: Pruning | None = None
     early_stop: EarlyStop | None = None
@@ -113,8 +115,7 @@ class _Method(NamedTuple):
     problem: Problem
     parts: Parts
     num_steps: int
-    begin: float | Array
-    period: int
+    is_turn: tuple[Callable[[Array], Array], ...]  # conditions for an update of alpha
     prepare: optax.GradientTransformation
     momentum: optax.GradientTransformation
     alpha: optax.GradientTransformation
@@ -128,6 +129,7 @@ def bilevel(
     weight_optimizer: Sgd | None = None,
     alpha_optimizer: Adam | None = None,
     begin: float | Array = 0.0,
+    end: float | Array = 1.0,
     period: int = 1,
     exclude: tuple[str, ...] = (),
 ) -> OneShot:
@@ -139,7 +141,8 @@ def bilevel(
       num_steps: updates of the whole search, for schedules. Static.
       weight_optimizer: None: that of DARTS.
       alpha_optimizer: None: that of DARTS.
-      begin: share of the updates in which weights are trained alone, in [0, 1].
+      begin: share of the updates before which weights are trained alone, in [0, 1].
+      end: share of the updates after which they are again.
       period: updates of the weights per update of alpha. Static.
       exclude: names of operations that the method does without. Static.
 
@@ -153,14 +156,18 @@ def bilevel(
     check_count("num_steps", num_steps)
     check_count("period", period)
     check_number("begin", begin, high=1.0)
+    check_number("end", end, high=1.0)
     mask = problem.mask & ~problem.where(*exclude)
     if not mask.any(axis=1).all():
         raise ValueError(f"exclude must leave every row an operation, got {tuple(exclude)}")
     weight_optimizer = Sgd() if weight_optimizer is None else weight_optimizer
     alpha_optimizer = Adam() if alpha_optimizer is None else alpha_optimizer
     prepare, momentum = weight_optimizer.make(num_steps, problem.decayed)
+    conditions = _conditions(num_steps, begin, end, period)
+    if parts.is_turn is not None:
+        conditions = (*conditions, parts.is_turn)
     method = _Method(
-        problem, parts, num_steps, begin, period, prepare, momentum, alpha_optimizer.make()
+        problem, parts, num_steps, conditions, prepare, momentum, alpha_optimizer.make()
     )
 
     def init(key: Array) -> State:
@@ -172,8 +179,20 @@ def bilevel(
     return OneShot(init, update, lambda state: problem.derive(state.strengths))
 
 
+def _conditions(num_steps: int, begin, end, period: int) -> tuple[Callable[[Array], Array], ...]:
+    """Those that do not hold anyway, for what is always done needs no conditional."""
+    found: list[Callable[[Array], Array]] = []
+    if period > 1:
+        found.append(lambda step: step % period == 0)
+    if not (isinstance(begin, int | float) and begin == 0):
+        found.append(lambda step: step >= begin * num_steps)
+    if not (isinstance(end, int | float) and end == 1):
+        found.append(lambda step: step < end * num_steps)
+    return tuple(found)
+
+
 def _init(method: _Method, key: Array, mask: Array) -> State:
-    k_weights, k_alpha = split_like(key, 2)
+    k_weights, k_alpha, k_prune = split_like(key, 3)
     parts = method.parts
     weights, rest = method.problem.init(k_weights)
     alpha = parts.relaxation.init(k_alpha, mask.shape)
@@ -187,7 +206,7 @@ def _init(method: _Method, key: Array, mask: Array) -> State:
         mask=mask,
         strengths=strengths,
         optimizers=(*optimizers, method.alpha.init(alpha)),
-        pruning=() if parts.pruning is None else parts.pruning.init(mask),
+        pruning=() if parts.pruning is None else parts.pruning.init(k_prune, mask),
         early_stop=() if parts.early_stop is None else parts.early_stop.init(strengths),
     )
 
@@ -240,20 +259,14 @@ def _levels(method: _Method, sgd: Sgd, key: Array, state: State, train: Split, v
 
 def _alpha_turn(method: _Method, upper, lower: Lower, state: State):
     """A step of alpha, where it is alpha's turn."""
-    active = None
-    if method.period > 1:
-        active = state.step % method.period == 0
-    if not (isinstance(method.begin, int | float) and method.begin == 0.0):
-        started = state.step >= method.begin * method.num_steps
-        active = started if active is None else active & started
+    active = [condition(state.step) for condition in method.is_turn]
     if method.parts.early_stop is not None:
-        going = ~method.parts.early_stop.stopped(state.early_stop)
-        active = going if active is None else active & going
-    if active is None:
+        active.append(~method.parts.early_stop.stopped(state.early_stop))
+    if not active:
         return _alpha_step(method, upper, lower, state)
     nothing = dict.fromkeys(_ALPHA_INFO, jnp.float32(jnp.nan))
     return jax.lax.cond(
-        active,
+        jnp.all(jnp.stack(active)),
         lambda state: _alpha_step(method, upper, lower, state),
         lambda state: (state, nothing),
         state,

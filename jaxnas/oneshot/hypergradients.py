@@ -15,7 +15,7 @@ return the loss and an estimate of its total derivative with respect to alpha:
   "Hyperparameter optimization with approximate gradient", 2016, https://arxiv.org/abs/1602.02355.
 - `neumann`: the same with (d2g/dw2)^-1 = gamma sum_k (1 - gamma d2g/dw2)^k cut off after the terms
   0 to K. Lorraine et al., 2020, https://arxiv.org/abs/1911.02590, algorithm 3; for architectures
-  Zhang et al., "iDARTS", 2021, https://arxiv.org/abs/2106.10784, equation 9.
+  Zhang et al., "iDARTS", 2021, https://arxiv.org/abs/2106.10784, section 3.
 - `t1_t2`: with the identity instead of the inverse. Luketina et al., 2016,
   https://arxiv.org/abs/1511.06727, section 2.
 
