@@ -126,5 +126,6 @@ def deepen(key: Array, method: OneShot, state: State) -> State:
       A new state with the operations that remain and the updates done.
     """
     fresh = method.init(key)
-    strengths = jnp.where(state.mask, fresh.strengths, 0.0)
+    kept = jnp.where(state.mask, fresh.strengths, 0.0)
+    strengths = kept / jnp.sum(kept, axis=-1, keepdims=True)
     return fresh._replace(step=state.step, mask=state.mask, strengths=strengths)
