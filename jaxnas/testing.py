@@ -1,12 +1,12 @@
-"""Public conformance kit: what every space, strategy and evaluator must satisfy.
+"""Public conformance kit: what every space, strategy, evaluator and one-shot method must satisfy.
 
 A plug-in that passes these checks works with every part of jaxnas. Each check raises an
-`AssertionError` that says what is wrong; none depends on a test framework. `tiny_space` and
-`conditional_space` are small enough to test against and big enough to go wrong on.
+`AssertionError` that says what is wrong; none depends on a test framework. `tiny_space`,
+`conditional_space` and `tiny_problem` are small enough to test against and big enough to go wrong
+on.
 """
 
 import functools
-import inspect
 from collections.abc import Callable
 
 import flax.serialization
@@ -18,6 +18,11 @@ from jax import Array
 
 from jaxnas import enumeration
 from jaxnas import space as ops
+from jaxnas._requirements import assert_traced_once as assert_traced_once
+from jaxnas._requirements import check_array, check_layout, check_parameters, check_same, require
+from jaxnas._testing_one_shot import check_one_shot as check_one_shot
+from jaxnas._testing_one_shot import tiny_problem as tiny_problem
+from jaxnas._testing_one_shot import tiny_supernet_space as tiny_supernet_space
 from jaxnas.evaluators.from_function import from_function
 from jaxnas.search import search, start, step, step_key
 from jaxnas.space import Decision, SearchSpace
@@ -71,27 +76,6 @@ def trap_fitness(space: SearchSpace) -> Callable[[Array, Array], Array]:
     return fitness
 
 
-def assert_traced_once(fn: Callable) -> Callable:
-    """`jax.jit(fn)` that raises when it is traced a second time.
-
-    Example:
-      >>> double = assert_traced_once(lambda x: 2 * x)
-      >>> float(double(jnp.ones(()))), float(double(jnp.zeros(())))
-      (2.0, 0.0)
-    """
-    traces = []
-
-    @functools.wraps(fn)
-    def counted(*args, **kwargs):
-        traces.append(None)
-        name = getattr(fn, "__name__", repr(fn))
-        cause = "a shape, dtype, weak type or static value changed"
-        _require(len(traces) == 1, f"{name} was traced twice: {cause}")
-        return fn(*args, **kwargs)
-
-    return jax.jit(counted)
-
-
 def check_space(space: SearchSpace, *, num_samples: int = 32) -> None:
     """Checks a space and what the operations on architectures make of it.
 
@@ -122,22 +106,22 @@ def check_space(space: SearchSpace, *, num_samples: int = 32) -> None:
     for name, made in (("sample", arch), ("mutate", child), ("crossover", mix)):
         _check_arch(made, space, f"{name}(…)")
     _check_arch(one, space, "representative(…)")
-    _require((twice == one).all(), "representative(representative(arch)) is another one")
+    require((twice == one).all(), "representative(representative(arch)) is another one")
     _check_arch(around.reshape(-1, space.num_decisions), space, "neighbours(…)")
-    _require((decoded == arch).all(), "decode(encode(arch)) differs from arch")
+    require((decoded == arch).all(), "decode(encode(arch)) differs from arch")
     for row in arch[:4]:
         again = space.arch(space.describe(row))
-        _require((again == row).all(), f"arch(describe(…)) turns {row} into {again}")
-        _require(isinstance(space.network(row), nn.Module), "network(arch) is not a flax Module")
+        require((again == row).all(), f"arch(describe(…)) turns {row} into {again}")
+        require(isinstance(space.network(row), nn.Module), "network(arch) is not a flax Module")
     if space.supernet is not None:
         module = space.supernet(space.full_bucket)
-        _require(isinstance(module, nn.Module), "supernet(bucket) is not a flax Module")
+        require(isinstance(module, nn.Module), "supernet(bucket) is not a flax Module")
     if space.hyperparameters is not None:
         for name, value in jax.eval_shape(space.hyperparameters, arch[0]).items():
-            _require(value.shape == (), f"hyperparameter {name!r} has shape {value.shape}, not ()")
+            require(value.shape == (), f"hyperparameter {name!r} has shape {value.shape}, not ()")
     if enumeration.num_architectures(space) <= 4096:
         every = {tuple(row) for row in enumeration.all_architectures(space).tolist()}
-        _require({tuple(row) for row in arch.tolist()} <= every, "sample leaves all_architectures")
+        require({tuple(row) for row in arch.tolist()} <= every, "sample leaves all_architectures")
 
 
 def check_strategy(strategy: Strategy, space: SearchSpace, *, eager: bool = True) -> None:
@@ -161,10 +145,10 @@ def check_strategy(strategy: Strategy, space: SearchSpace, *, eager: bool = True
       >>> check_strategy(random_search(tiny_space(), batch_size=4), tiny_space())
     """
     kind = type(strategy).__name__
-    _require(isinstance(strategy, Strategy), f"not a jaxnas Strategy but {kind}")
-    _check_parameters(strategy.init, ("key",), "init")
-    _check_parameters(strategy.ask, ("key", "state"), "ask")
-    _check_parameters(strategy.tell, ("key", "state", "proposal", "evaluation"), "tell")
+    require(isinstance(strategy, Strategy), f"not a jaxnas Strategy but {kind}")
+    check_parameters(strategy.init, ("key",), "init")
+    check_parameters(strategy.ask, ("key", "state"), "ask")
+    check_parameters(strategy.tell, ("key", "state", "proposal", "evaluation"), "tell")
     compiled = Strategy(
         strategy.init, assert_traced_once(strategy.ask), assert_traced_once(strategy.tell)
     )
@@ -172,7 +156,7 @@ def check_strategy(strategy: Strategy, space: SearchSpace, *, eager: bool = True
     evaluator = scored._replace(evaluate=jax.jit(scored.evaluate))
     state = _check_steps(strategy, compiled, evaluator, space, eager)
     stored = flax.serialization.from_bytes(state, flax.serialization.to_bytes(state))
-    _check_same(jax.tree.map(jnp.asarray, stored), state, "the state from flax.serialization")
+    check_same(jax.tree.map(jnp.asarray, stored), state, "the state from flax.serialization")
     _check_searches(strategy, compiled, evaluator, space)
 
 
@@ -191,29 +175,29 @@ def check_evaluator(evaluator: Evaluator, space: SearchSpace, *, batch_size: int
       >>> check_evaluator(from_function(trap_fitness(tiny_space())), tiny_space())
     """
     kind = type(evaluator).__name__
-    _require(isinstance(evaluator, Evaluator), f"not a jaxnas Evaluator but {kind}")
-    _check_parameters(evaluator.init, ("key",), "init")
-    _check_parameters(evaluator.evaluate, ("key", "state", "proposal"), "evaluate")
+    require(isinstance(evaluator, Evaluator), f"not a jaxnas Evaluator but {kind}")
+    check_parameters(evaluator.init, ("key",), "init")
+    check_parameters(evaluator.evaluate, ("key", "state", "proposal"), "evaluate")
     key = jax.random.key(0)
     arch = jax.vmap(lambda k: ops.sample(k, space))(split_like(key, batch_size))
     proposal = Proposal(arch, jnp.ones(batch_size))
     state = evaluator.init(key)
     evaluation, after = evaluator.evaluate(key, state, proposal)
-    _require(isinstance(evaluation, Evaluation), "evaluate does not return an Evaluation first")
-    _check_layout(after, state, "evaluate's state")
+    require(isinstance(evaluation, Evaluation), "evaluate does not return an Evaluation first")
+    check_layout(after, state, "evaluate's state")
     columns = {"fitness": evaluation.fitness, "cost": evaluation.cost, **evaluation.metrics}
     for name, value in columns.items():
-        _check_array(value, (batch_size,), jnp.float32, name)
+        check_array(value, (batch_size,), jnp.float32, name)
     shape = (batch_size, evaluation.objectives.shape[-1])
-    _check_array(evaluation.objectives, shape, jnp.float32, "objectives")
+    check_array(evaluation.objectives, shape, jnp.float32, "objectives")
     cost = np.asarray(evaluation.cost)
-    _require((np.isfinite(cost) & (cost >= 0)).all(), f"cost must be finite and >= 0, got {cost}")
+    require((np.isfinite(cost) & (cost >= 0)).all(), f"cost must be finite and >= 0, got {cost}")
     if evaluator.traceable:
         again = jax.jit(evaluator.evaluate)(key, state, proposal)
-        _check_same(again, (evaluation, after), "evaluate under jit", tolerance=1e-4)
+        check_same(again, (evaluation, after), "evaluate under jit", tolerance=1e-4)
     else:  # seconds and latencies may be measured, so only the fitness has to repeat
         again = evaluator.evaluate(key, state, proposal)[0]
-        _check_same(again.fitness, evaluation.fitness, "fitness of a second evaluate, same key")
+        check_same(again.fitness, evaluation.fitness, "fitness of a second evaluate, same key")
 
 
 def _check_steps(
@@ -225,19 +209,19 @@ def _check_steps(
     for index in range(10):
         k = jax.random.fold_in(key, index)
         proposal = compiled.ask(k, state)
-        _require(isinstance(proposal, Proposal), "ask does not return a Proposal")
+        require(isinstance(proposal, Proposal), "ask does not return a Proposal")
         _check_arch(proposal.arch, space, "ask(…).arch")
-        _check_array(proposal.budget, proposal.arch.shape[:1], jnp.float32, "ask(…).budget")
+        check_array(proposal.budget, proposal.arch.shape[:1], jnp.float32, "ask(…).budget")
         budget = np.asarray(proposal.budget)
-        _require(((budget > 0) & (budget <= 1)).all(), f"budget must be in (0, 1], got {budget}")
+        require(((budget > 0) & (budget <= 1)).all(), f"budget must be in (0, 1], got {budget}")
         evaluation, _ = evaluator.evaluate(k, (), proposal)
         if index in (0, 1, 5):
             evaluation = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), evaluation)
         before, state = state, compiled.tell(k, state, proposal, evaluation)
-        _check_layout(state, before, "tell(…)")
+        check_layout(state, before, "tell(…)")
     if eager:
-        _check_same(strategy.ask(k, before), proposal, "ask without jit")
-        _check_same(strategy.tell(k, before, proposal, evaluation), state, "tell without jit")
+        check_same(strategy.ask(k, before), proposal, "ask without jit")
+        check_same(strategy.tell(k, before, proposal, evaluation), state, "tell without jit")
     return state
 
 
@@ -251,13 +235,13 @@ def _check_searches(
     for index in range(20):
         state, record = step(step_key(k_steps, index), state, compiled, evaluator)
         expected = jax.tree.map(lambda leaf, index=index: leaf[0, index], history)
-        _check_same(record, expected, f"step {index} by hand against search under vmap: ")
-    _check_same(state, jax.tree.map(lambda leaf: leaf[0], states), "the last state by hand: ")
+        check_same(record, expected, f"step {index} by hand against search under vmap: ")
+    check_same(state, jax.tree.map(lambda leaf: leaf[0], states), "the last state by hand: ")
     paths = np.asarray(history.arch).reshape(len(keys), -1)
-    _require(len(np.unique(paths, axis=0)) > 1, "searches with different keys are all the same")
+    require(len(np.unique(paths, axis=0)) > 1, "searches with different keys are all the same")
     usual = float(_random_failures(space, keys[0]))
     failed = np.isnan(history.evaluation.fitness[:, 10:]).mean()
-    _require(
+    require(
         failed < usual + 0.2,
         f"{failed:.0%} of the proposals fail where random ones fail in {usual:.0%} of cases: "
         "failed candidates attract the search; compare fitness through rank_value",
@@ -287,49 +271,15 @@ def _random_failures(space: SearchSpace, key: Array) -> Array:
     return jnp.isnan(fitness).mean()
 
 
-def _require(condition, message: str) -> None:
-    if not condition:  # not `assert`, which -O removes
-        raise AssertionError(message)
-
-
-def _check_parameters(fn: Callable, names: tuple[str, ...], what: str) -> None:
-    got = tuple(inspect.signature(fn).parameters)[: len(names)]
-    _require(got == names, f"{what} takes {got}, the contract says {names}")
-
-
-def _check_array(value: Array, shape: tuple[int, ...], dtype, what: str) -> None:
-    got, want = f"{value.dtype}{list(value.shape)}", f"{jnp.dtype(dtype)}{list(shape)}"
-    _require(got == want, f"{what} is {got}, the contract says {want}")
-
-
 def _check_arch(arch: Array, space: SearchSpace, what: str) -> None:
     """i32[B, D], valid and canonical."""
-    _check_array(arch, (len(arch), space.num_decisions), jnp.int32, what)
+    check_array(arch, (len(arch), space.num_decisions), jnp.int32, what)
     valid, canonical = map(np.asarray, _judge(space, arch))
-    _require(valid.all(), f"{what} has invalid rows: {np.asarray(arch)[~valid][:3].tolist()}")
+    require(valid.all(), f"{what} has invalid rows: {np.asarray(arch)[~valid][:3].tolist()}")
     off = (canonical != np.asarray(arch)).any(axis=1)
-    _require(not off.any(), f"{what} has rows not canonical: {np.asarray(arch)[off][:3].tolist()}")
+    require(not off.any(), f"{what} has rows not canonical: {np.asarray(arch)[off][:3].tolist()}")
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _judge(space: SearchSpace, arch: Array) -> tuple[Array, Array]:
     return jax.vmap(lambda row: (ops.is_valid(space, row), ops.canonical(space, row)))(arch)
-
-
-def _check_layout(got: PyTree, want: PyTree, what: str) -> None:
-    """Same structure, shapes and dtypes."""
-    trees = jax.tree.structure(got), jax.tree.structure(want)
-    _require(trees[0] == trees[1], f"{what} has structure {trees[0]}, expected {trees[1]}")
-    pairs = zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True)
-    for (path, leaf), model in pairs:
-        _check_array(leaf, model.shape, model.dtype, f"{what}{jax.tree_util.keystr(path)}")
-
-
-def _check_same(got: PyTree, want: PyTree, what: str, tolerance: float = 1e-5) -> None:
-    """Same layout and values; floats to rounding, for compilers reorder sums."""
-    _check_layout(got, want, what)
-    pairs = zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True)
-    for (path, leaf), model in pairs:
-        close = np.allclose(leaf, model, rtol=tolerance, atol=tolerance, equal_nan=True)
-        place = f"{what}{jax.tree_util.keystr(path)}"
-        _require(close, f"{place} gives {leaf} instead of {model}")

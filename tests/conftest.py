@@ -18,9 +18,10 @@ SPACES = {
 
 @pytest.fixture(autouse=True)
 def compilation(request):
-    """Strategies are compiled for much longer than they run: theirs are not optimised."""
+    """Searches are compiled for much longer than they run: theirs are not optimised."""
     module = request.node.path.stem.removeprefix("test_")
-    light = module == "strategies" or module in nas.strategies.ALL
+    light = module in ("strategies", "bilevel", *nas.strategies.ALL)
+    light = light or module.startswith("one_shot")
     jax.config.update("jax_disable_most_optimizations", light)
 
 

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,21 @@ from jax import Array, lax
 from jaxnas import counter
 from jaxnas.nn._linear import linear_op
 from jaxnas.nn.drop_path import DropPath, drop_output
+from jaxnas.nn.pooling import max_pool
 from jaxnas.nn.routing import route
 
 PyTree = Any
 Operation = tuple[str, Callable[[], nn.Module]]
 Variables = dict[str, dict[str, PyTree]]  # operation to collection to variables
 Seeds = dict[str, Array]  # PRNG stream to u32[2]
+
+
+class Gated(NamedTuple):
+    """A routed choice that weighs: `scale` times the operation's output, plus `shift`."""
+
+    op: Array  # i32[...]
+    scale: Array  # f32[...]
+    shift: Array  # f32[...]
 
 
 class _Alone(nn.Module):
@@ -40,10 +49,21 @@ class Operations:
       ops: names and factories.
       keep: positions of those in use; None: all.
       residuals: see `jaxnas.nn.routing.route`.
+      partial: k, where operations see the first of k groups of channels only; the others go past
+        them, through 2x2 pooling where they halve the image, and channels are shuffled.
     """
 
-    def __init__(self, ops: Sequence[Operation], keep: Sequence[int] | None, residuals: str):
+    def __init__(
+        self,
+        ops: Sequence[Operation],
+        keep: Sequence[int] | None,
+        residuals: str,
+        partial: int = 1,
+    ):
         _check_ops(ops, keep)
+        if partial < 1:
+            raise ValueError(f"partial must be at least 1, got {partial}")
+        self._partial = partial
         self._kept = list(range(len(ops))) if keep is None else sorted(keep)
         self._num_ops = len(ops)
         self._residuals = residuals
@@ -51,6 +71,7 @@ class Operations:
 
     def init(self, seed: Array, x: Array) -> Variables:
         """Initial variables: each operation's as if initialised alone with a key of its own."""
+        x, _ = self._parted(x)
         return {
             name: dict(module.init({"params": _key(seed, name)}, x, train=False))
             for name, module in self.modules.items()
@@ -71,7 +92,7 @@ class Operations:
 
         Args:
           x: the operand.
-          choice: i32[] or f32[K].
+          choice: i32[], f32[K] or `Gated`.
           variables: of the operations.
           seeds: for the PRNG streams.
           mutable: collections that operations may change.
@@ -81,6 +102,24 @@ class Operations:
         Returns:
           The result, and the mutable collections of all operations after the call.
         """
+        used, past = self._parted(x)
+        y, after = self._run(
+            used, choice, variables, seeds, mutable=mutable, train=train, drop_path=drop_path
+        )
+        return (y if past is None else _shuffled(y, past, self._partial)), after
+
+    def _parted(self, x: Array) -> tuple[Array, Array | None]:
+        """The channels that operations see, and the others."""
+        if self._partial == 1:
+            return x, None
+        if x.shape[-1] % self._partial:
+            raise ValueError(
+                f"partial must divide the {x.shape[-1]} channels of x, got {self._partial}"
+            )
+        size = x.shape[-1] // self._partial
+        return x[..., :size], x[..., size:]
+
+    def _run(self, x, choice, variables, seeds, *, mutable, train, drop_path):
         before = {
             name: {c: tree for c, tree in own.items() if c in mutable}
             for name, own in variables.items()
@@ -97,8 +136,12 @@ class Operations:
             )
             return y, dict(after)
 
+        operands = (variables, seeds, x, drop_path)
+        if isinstance(choice, Gated):
+            y, after = self._route(call, before, choice.op, *operands)
+            return choice.scale.astype(y.dtype) * y + choice.shift.astype(y.dtype), after
         if jnp.issubdtype(choice.dtype, jnp.integer):
-            return self._route(call, before, choice, variables, seeds, x, drop_path)
+            return self._route(call, before, choice, *operands)
         after, terms = {}, []
         for k, name in zip(self._kept, self.modules, strict=True):
             y, after[name] = call(name, variables, seeds, x, drop_path)
@@ -116,6 +159,15 @@ class Operations:
         place[self._kept] = np.arange(len(self._kept))
         index = choice if len(self._kept) == self._num_ops else jnp.asarray(place)[choice]
         return route(branches, index, *operands, residuals=self._residuals)
+
+
+def _shuffled(y: Array, past: Array, groups: int) -> Array:
+    """`y` and the channels `past` the operations, interleaved group by group."""
+    if y.shape[1:-1] != past.shape[1:-1]:
+        past = max_pool(past, 2, stride=2)
+    both = jnp.concatenate([y, past], axis=-1)
+    lead = both.shape[:-1]
+    return both.reshape(*lead, groups, -1).swapaxes(-1, -2).reshape(*lead, -1)
 
 
 def _key(seed: Array, name: str) -> Array:

@@ -2,9 +2,17 @@
 
 Both take `choice`. Integers route: the chosen operation alone is run, and only its statistics are
 updated. Floats mix: the weighted sum of all operations, as in DARTS (Liu et al., 2019,
-https://arxiv.org/abs/1806.09055, equation 2, where the weights are a softmax). The variables of an
-operation lie under its name and are those of its own module, so taking an architecture out of a
-supernet is picking from dictionaries: see `operation_variables`.
+https://arxiv.org/abs/1806.09055, equation 2, where the weights are a softmax). `Gated` routes and
+weighs: the chosen operation's output is scaled and shifted, so that one-hot weights keep their
+gradients while one operation is run, as in GDAS (Dong & Yang, 2019,
+https://arxiv.org/abs/1910.04465, section 3.2). The variables of an operation lie under its name and
+are those of its own module, so taking an architecture out of a supernet is picking from
+dictionaries: see `operation_variables`.
+
+With `partial=k`, operations see the first of k groups of channels, and the others pass by; the
+channels are shuffled afterwards, so that the next place sees others. That is the partial channel
+connection of PC-DARTS (Xu et al., 2020, https://arxiv.org/abs/1907.05737, equation 2), with `1/k`
+of the channels as in the authors' code, https://github.com/yuhuixu1993/PC-DARTS.
 
 An operation is a pair of a name and a function of no arguments that makes a Flax module with
 `__call__(x, *, train)`. Any module will do: with or without parameters, with batch statistics or
@@ -22,6 +30,7 @@ from jax import Array, lax
 
 from jaxnas import counter
 from jaxnas.nn._graph import check_graph, check_stack, output_nodes
+from jaxnas.nn._mixing import Gated as Gated
 from jaxnas.nn._mixing import Operation, Operations, Seeds, Variables, add, read
 from jaxnas.nn.drop_path import DropPath
 
@@ -39,6 +48,7 @@ class MixedOp(nn.Module):
       keep: positions in `ops` of those that may be chosen, the others are left out of the program;
         None: all. Choices still count all of `ops`.
       residuals: see `jaxnas.nn.routing.route`.
+      partial: k as above; operations are made for `channels / k`.
 
     Raises:
       ValueError: when called, for no operations, repeated names, or `keep` out of range.
@@ -60,16 +70,18 @@ class MixedOp(nn.Module):
     ops: tuple[Operation, ...]
     keep: tuple[int, ...] | None = None
     residuals: str = "auto"
+    partial: int = 1
 
     @nn.compact
     def __call__(
-        self, x: Array, choice: Array, *, train: bool, drop_path: DropPath | None = None
+        self, x: Array, choice: Array | Gated, *, train: bool, drop_path: DropPath | None = None
     ) -> Array:
         """Runs the operations on x.
 
         Args:
           x: f32[...], whatever the operations take.
-          choice: i32[], the operation to run, in `keep`; or f32[K], the weight of every operation.
+          choice: i32[], the operation to run, in `keep`; or f32[K], the weight of every operation;
+            or `Gated` of one operation.
           train: static, passed on to the operations.
           drop_path: rows that this place drops, the same of all operations; None: none.
 
@@ -77,7 +89,7 @@ class MixedOp(nn.Module):
           What the operations return.
         """
         _check_choice(choice, (), len(self.ops))
-        ops = Operations(self.ops, self.keep, self.residuals)
+        ops = Operations(self.ops, self.keep, self.residuals, self.partial)
         if self.is_initializing():
             _create(self, ops.init(counter.module_seed(self, "params"), x))
         variables, mutable = _load(self, ops)
@@ -109,6 +121,7 @@ class Cell(nn.Module):
       num_cells: cells in a row, for one input and the output "last"; None: one, without the axis.
       keep: see `MixedOp`; the same for all edges.
       residuals: see `jaxnas.nn.routing.route`.
+      partial: see `MixedOp`.
 
     Raises:
       ValueError: when called, for attributes that contradict the above.
@@ -133,12 +146,13 @@ class Cell(nn.Module):
     num_cells: int | None = None
     keep: tuple[int, ...] | None = None
     residuals: str = "auto"
+    partial: int = 1
 
     @nn.compact
     def __call__(
         self,
         x: Array | Sequence[Array],
-        choice: Array,
+        choice: Array | Gated,
         *,
         train: bool,
         drop_path: DropPath | None = None,
@@ -147,8 +161,8 @@ class Cell(nn.Module):
 
         Args:
           x: f32[..., channels], or a sequence of `num_inputs` such.
-          choice: i32[E], an operation per edge; or f32[E, K], weights. With `num_cells`, the same
-            for all cells, or with a leading axis for the cells.
+          choice: i32[E], an operation per edge; or f32[E, K], weights; or `Gated` of E operations.
+            With `num_cells`, the same for all cells, or with a leading axis for the cells.
           train: static, passed on to the operations.
           drop_path: is folded per cell and then per edge, and says which rows edges drop; None:
             none.
@@ -164,7 +178,7 @@ class Cell(nn.Module):
         if len(inputs) != self.num_inputs:
             raise ValueError(f"x must be {self.num_inputs} arrays, got {len(inputs)}")
         per_cell = self._check_choice(choice)
-        ops = Operations(self.ops, self.keep, self.residuals)
+        ops = Operations(self.ops, self.keep, self.residuals, self.partial)
         if self.is_initializing():
             seeds = self._spread(counter.module_seed(self, "params"))
             _create(self, _init_stacked(ops, seeds, inputs[0]))
@@ -180,8 +194,9 @@ class Cell(nn.Module):
         if self.num_cells is None:
             y, updates = run(inputs, choice, variables, seeds, draws)
         else:
-            lead = (self.num_cells, *choice.shape)
-            choice = choice if per_cell else jnp.broadcast_to(choice, lead)
+            if not per_cell:
+                spread = lambda leaf: jnp.broadcast_to(leaf, (self.num_cells, *leaf.shape))  # noqa: E731
+                choice = jax.tree.map(spread, choice)
             every = (choice, variables, seeds, draws)
             y, updates = lax.scan(lambda x, own: run((x,), *own), inputs[0], every)
         _update(self, updates)
@@ -209,10 +224,11 @@ class Cell(nn.Module):
             return nodes[outputs[0]], updates
         return jnp.concatenate([nodes[node] for node in outputs], axis=-1), updates
 
-    def _check_choice(self, choice: Array) -> bool:
+    def _check_choice(self, choice: Array | Gated) -> bool:
         """Whether there is a choice for each cell."""
-        mixes = not jnp.issubdtype(choice.dtype, jnp.integer)
-        per_cell = self.num_cells is not None and choice.ndim == 2 + mixes
+        first = choice.op if isinstance(choice, Gated) else choice
+        mixes = not jnp.issubdtype(first.dtype, jnp.integer)
+        per_cell = self.num_cells is not None and first.ndim == 2 + mixes
         lead = (self.num_cells, len(self.edges)) if per_cell else (len(self.edges),)
         _check_choice(choice, lead, len(self.ops))
         return per_cell
@@ -292,7 +308,12 @@ def _seeds(module: nn.Module) -> Seeds:
     return {s: counter.module_seed(module, s) for s in streams if s != "params"}
 
 
-def _check_choice(choice: Array, lead: tuple[int | None, ...], num_ops: int) -> None:
+def _check_choice(choice: Array | Gated, lead: tuple[int | None, ...], num_ops: int) -> None:
+    if isinstance(choice, Gated):
+        shapes = [leaf.shape for leaf in choice]
+        if shapes != [lead] * 3:
+            raise ValueError(f"choice must be Gated of shape {lead}, got {shapes}")
+        return
     routes = jnp.issubdtype(choice.dtype, jnp.integer)
     if choice.shape != (lead if routes else (*lead, num_ops)):
         raise ValueError(

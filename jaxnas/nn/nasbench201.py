@@ -23,7 +23,7 @@ from jax import Array
 from jaxnas.nn.auxiliary import auxiliary_logits
 from jaxnas.nn.drop_path import DropPath, drop_output
 from jaxnas.nn.layers import BatchNorm, Conv, Dense
-from jaxnas.nn.mixed import Cell, operation_variables
+from jaxnas.nn.mixed import Cell, Gated, operation_variables
 from jaxnas.nn.operations import OPERATIONS, ReluConvNorm
 from jaxnas.nn.pooling import avg_pool
 from jaxnas.space import Bucket
@@ -179,32 +179,44 @@ class NASBench201Supernet(_Skeleton):
       operations: the choices of every edge, names in `OPERATIONS`.
       bucket: per edge, the choices to serve.
       residuals: see `jaxnas.nn.routing.route`.
+      affine: whether the operations' normalisation has a learned scale and bias.
+      partial: see `jaxnas.nn.mixed`; each stage's channels must be a multiple.
     """
 
     bucket: Bucket = ()
     residuals: str = "auto"
+    affine: bool = True
+    partial: int = 1
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """The node that each edge leads to."""
+        return tuple(target for target, _ in EDGES)
 
     @nn.compact
     def __call__(
-        self, x: Array, choice: Array, *, train: bool, drop_path: DropPath | None = None
+        self, x: Array, choice: Array | Gated, *, train: bool, drop_path: DropPath | None = None
     ) -> Array:
         """Maps images f32[batch, height, width, channels] to logits f32[batch, num_classes].
 
-        `choice` is i32[6], an architecture, or f32[6, K], weights of all operations on every edge;
-        all cells share it.
+        `choice` is i32[6], an architecture, or f32[6, K], weights of all operations on every edge,
+        or `Gated` of six operations; all cells share it.
         """
         keep = tuple(sorted(set().union(*self.bucket)))
         edges = tuple((source, target) for target, source in EDGES)
 
         def run_stage(stage, x):
-            ops = tuple((name, partial(OPERATIONS[name], x.shape[-1])) for name in self.operations)
+            make = lambda name: partial(  # noqa: E731
+                OPERATIONS[name], x.shape[-1] // self.partial, affine=self.affine
+            )
             cells = Cell(
-                ops,
+                tuple((name, make(name)) for name in self.operations),
                 NUM_NODES,
                 edges,
                 num_cells=self.num_cells,
                 keep=keep,
                 residuals=self.residuals,
+                partial=self.partial,
                 name=f"stage_{stage}",
             )
             return cells(x, choice, train=train, drop_path=_fold(drop_path, stage))
@@ -220,7 +232,15 @@ class NASBench201Supernet(_Skeleton):
         return np.asarray(arch)
 
     def extract(self, variables: dict, arch: np.ndarray) -> dict:
-        """The variables of the stand-alone `NASBench201` of a concrete `arch` i32[6]."""
+        """The variables of the stand-alone `NASBench201` of a concrete `arch` i32[6].
+
+        A supernet without learned scales and biases gets ones and zeros for them.
+
+        Raises:
+          ValueError: if operations see a part of the channels only; no network of the space does.
+        """
+        if self.partial != 1:
+            raise ValueError(f"partial must be 1 to extract a network, got {self.partial}")
         shared = {
             collection: {k: v for k, v in tree.items() if not k.startswith("stage_")}
             for collection, tree in variables.items()
@@ -231,7 +251,22 @@ class NASBench201Supernet(_Skeleton):
                 for edge, (target, source) in enumerate(EDGES):
                     name = self.operations[int(arch[edge])]
                     found = operation_variables(own, name, edge=edge, cell=cell)
+                    found = found if self.affine else _with_affine(found)
                     for collection, tree in found.items():
                         place = shared[collection].setdefault(f"stage_{stage}_cell_{cell}", {})
                         place[f"{target}<-{source}"] = tree
         return shared
+
+
+def _with_affine(variables: dict) -> dict:
+    """An operation's variables with a scale of 1 and a bias of 0 for every normalisation."""
+
+    def filled(params: dict, stats: dict) -> dict:
+        if "mean" in stats:
+            return {"scale": jnp.ones_like(stats["mean"]), "bias": jnp.zeros_like(stats["mean"])}
+        return params | {name: filled(params.get(name, {}), own) for name, own in stats.items()}
+
+    if "batch_stats" not in variables:
+        return variables
+    params = filled(variables.get("params", {}), variables["batch_stats"])
+    return {**variables, "params": params}

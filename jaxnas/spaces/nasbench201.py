@@ -7,8 +7,8 @@ are the published names of an architecture: its string, its index (the row of th
 tables), and the 6,466 classes into which the paper sorts the 15,625 architectures.
 """
 
+import functools
 from collections.abc import Sequence
-from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +50,8 @@ def nasbench201(
     in_channels: int = 3,
     operations: Sequence[str] = PUBLISHED_OPERATIONS,
     auxiliary: bool = False,
+    affine: bool = True,
+    partial: int = 1,
 ) -> SearchSpace:
     """Image classifiers from three stages of equal cells; a cell is the architecture.
 
@@ -65,6 +67,11 @@ def nasbench201(
       operations: the choices of every edge, names in `jaxnas.nn.operations.OPERATIONS`.
       auxiliary: whether networks have an auxiliary head for `Recipe.auxiliary_weight`, see
         `jaxnas.nn.auxiliary`; costs never count it.
+      affine: whether normalisation in the supernet's operations has a learned scale and bias, for
+        the published one-shot searches have none; networks always have them.
+      partial: k, where the supernet's operations see every k-th channel, see
+        `jaxnas.nn.mixed`; networks are as ever, and cannot be extracted. It divides
+        `num_channels`.
 
     Returns:
       A `SearchSpace` with decisions `1<-0`, `2<-0`, `2<-1`, `3<-0`, `3<-1`, `3<-2`: 15,625
@@ -86,11 +93,13 @@ def nasbench201(
         "image_size": image_size,
         "in_channels": in_channels,
     }
-    for name, count in counts.items():
+    for name, count in {**counts, "partial": partial}.items():
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} must be a whole number above 0, got {count!r}")
     if image_size % 4:
         raise ValueError(f"image_size must be a multiple of 4, got {image_size}")
+    if num_channels % partial:
+        raise ValueError(f"partial must divide num_channels = {num_channels}, got {partial}")
     names = _checked_operations(operations)
 
     def network(arch):
@@ -98,7 +107,14 @@ def nasbench201(
         return NASBench201(operations=chosen, auxiliary=auxiliary, **counts)
 
     def supernet(bucket):
-        return NASBench201Supernet(operations=names, bucket=bucket, auxiliary=auxiliary, **counts)
+        return NASBench201Supernet(
+            operations=names,
+            bucket=bucket,
+            auxiliary=auxiliary,
+            affine=affine,
+            partial=partial,
+            **counts,
+        )
 
     tabulated = len(names) ** len(EDGES) <= _MAX_TABLE
     return SearchSpace(
@@ -106,8 +122,8 @@ def nasbench201(
         tuple(Decision(f"{target}<-{source}", names) for target, source in EDGES),
         network,
         supernet,
-        representative=partial(representative, operations=names) if tabulated else None,
-        cost=partial(_network_cost, tuple(counts.items()), names),
+        representative=functools.partial(representative, operations=names) if tabulated else None,
+        cost=functools.partial(_network_cost, tuple(counts.items()), names),
     )
 
 
@@ -132,7 +148,7 @@ def _sum_of_parts(count_fn, counts: tuple, operations: tuple[str, ...], arch: Ch
     return base + dict(counts)["num_cells"] * edges
 
 
-@lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64)
 def _parts(count_fn, counts: tuple, operations: tuple[str, ...]) -> list[np.ndarray]:
     """Counts without edges, then of each operation on one edge of one cell per stage."""
 
