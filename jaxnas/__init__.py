@@ -3,6 +3,7 @@
 from jaxnas import analysis as analysis
 from jaxnas import datasets as datasets
 from jaxnas import evaluators as evaluators
+from jaxnas import oneshot as oneshot
 from jaxnas import parallel as parallel
 from jaxnas import spaces as spaces
 from jaxnas import strategies as strategies
