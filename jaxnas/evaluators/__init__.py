@@ -3,12 +3,14 @@
 from types import MappingProxyType
 
 from jaxnas.evaluators.from_function import from_function as from_function
+from jaxnas.evaluators.shared_weights import shared_weights as shared_weights
 from jaxnas.evaluators.tabular import tabular as tabular
 from jaxnas.evaluators.train_from_scratch import train_from_scratch as train_from_scratch
 
 ALL = MappingProxyType(
     {
         "from_function": from_function,
+        "shared_weights": shared_weights,
         "tabular": tabular,
         "train_from_scratch": train_from_scratch,
     }
