@@ -14,6 +14,7 @@ from jaxnas import (
     config,
     datasets,
     evaluators,
+    oneshot,
     parallel,
     progress,
     report,
@@ -22,12 +23,14 @@ from jaxnas import (
     store,
     strategies,
     summary,
+    supernet_run,
     tables,
 )
 from jaxnas.config import Search, Settings
 from jaxnas.retrain import retrain
 from jaxnas.run import resume, run, stopped_message
 from jaxnas.store import Run, RunError
+from jaxnas.supernet_run import Supernets
 from jaxnas.training import calibration
 
 RETRAIN_FACTOR = 5  # the winner is trained for so many times the epochs of a candidate
@@ -110,16 +113,24 @@ def _parser() -> argparse.ArgumentParser:
 def _add_search(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--space", default="mlp", help="see `jaxnas list`")
-    add("--strategy", default="regularized_evolution", metavar="NAME[,NAME...]", help="one or more")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--strategy", default="regularized_evolution", metavar="NAME[,NAME...]", help="one or more"
+    )
+    how.add_argument(
+        "--method",
+        metavar="NAME[,NAME...]",
+        help="one-shot methods instead: train a supernet for --epochs",
+    )
     add("--data", default="digits", help="a bundled data set, or the path of one")
     add("--out", type=Path, required=True, metavar="DIR", help="the run directory to make")
-    budget = parser.add_mutually_exclusive_group(required=True)
+    budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--evaluations", type=int, help="per strategy and seed; whole batches")
     budget.add_argument("--seconds", type=float, help="of wall time per strategy and seed")
     add("--seed", type=int, default=0, help="the first one; also decides the data split")
     add("--seeds", type=int, default=1, help="searches per strategy")
     add("--batch-size", type=int, default=16, help="candidates proposed and trained at a time")
-    add("--epochs", type=int, default=20, help="of a candidate")
+    add("--epochs", type=int, default=20, help="of a candidate, or of a supernet")
     add("--baseline", default="random_search", help="a strategy to compare with, or none")
     add("--retrain-epochs", type=int, help=f"of the winner; default: {RETRAIN_FACTOR} x epochs")
     add("--retrain-seeds", type=int, default=5, help="networks trained of the winner")
@@ -146,7 +157,8 @@ def _search(args: argparse.Namespace) -> None:
         retrain_epochs = RETRAIN_FACTOR * args.epochs
     settings = Settings(
         space=args.space,
-        strategies=tuple(args.strategy.split(",")),
+        strategies=() if args.method else tuple(args.strategy.split(",")),
+        methods=tuple(args.method.split(",")) if args.method else (),
         data=args.data,
         num_evaluations=args.evaluations,
         seconds=args.seconds,
@@ -167,6 +179,17 @@ def _search(args: argparse.Namespace) -> None:
         model = calibration.calibrated()._asdict()
         settings = dataclasses.replace(settings, cost_model=model)
     made = _prepare(settings, args)
+    show = progress.printer(interval=args.progress_every)
+    if isinstance(made, Supernets):
+        found = supernet_run.run(
+            args.out,
+            made,
+            seed=settings.seed,
+            num_seeds=settings.num_seeds,
+            settings=dataclasses.asdict(settings),
+            progress_fn=show,
+        )
+        return _finish(found, made, settings)
     found = run(
         args.out,
         made.space,
@@ -177,20 +200,24 @@ def _search(args: argparse.Namespace) -> None:
         seed=settings.seed,
         num_seeds=settings.num_seeds,
         settings=dataclasses.asdict(settings),
-        progress_fn=progress.printer(interval=args.progress_every),
+        progress_fn=show,
     )
     _finish(found, made, settings)
 
 
 def _resume(args: argparse.Namespace) -> None:
-    settings = _settings_of(store.open_run(args.directory))
+    opened = store.open_run(args.directory)
+    settings = _settings_of(opened)
     made = _prepare(settings, args)
+    show = progress.printer(interval=args.progress_every)
+    if isinstance(made, Supernets):
+        return _finish(supernet_run.resume(opened, made, progress_fn=show), made, settings)
     found = resume(
         args.directory,
         made.space,
         made.strategies,
         made.evaluator,
-        progress_fn=progress.printer(interval=args.progress_every),
+        progress_fn=show,
     )
     _finish(found, made, settings)
 
@@ -218,6 +245,7 @@ def _list(args: argparse.Namespace) -> None:
     for title, known in (
         ("spaces", spaces.ALL),
         ("strategies", strategies.ALL),
+        ("one-shot methods", oneshot.ALL),
         ("evaluators", evaluators.ALL),
         ("tables", tables.ALL),
         ("data sets", datasets.ALL),
@@ -237,19 +265,20 @@ def _settings_of(opened: Run) -> Settings:
     return Settings(**stored)
 
 
-def _prepare(settings: Settings, args: argparse.Namespace) -> Search:
+def _prepare(settings: Settings, args: argparse.Namespace) -> Search | Supernets:
     parallel.cpu_devices(settings.devices)
     if not args.no_cache:
         try:
             parallel.compilation_cache(parallel.cache_folder())
         except OSError as error:  # only slower without it
             print(f"jaxnas: no compilation cache: {error}", file=sys.stderr)
-    return config.build(settings)
+    return config.build_supernets(settings) if settings.methods else config.build(settings)
 
 
-def _finish(found: Run, made: Search, settings: Settings) -> None:
-    found.put_result("plan", {"report": made.plan.report})
-    found.put_result("timing", summary.timing(found, made.plan.num_devices))
+def _finish(found: Run, made: Search | Supernets, settings: Settings) -> None:
+    if isinstance(made, Search):
+        found.put_result("plan", {"report": made.plan.report})
+        found.put_result("timing", summary.timing(found, made.plan.num_devices))
     print(summary.results(found, made.space))
     with signals.immediate(stopped_message(found.directory)):
         if settings.retrain_epochs and found.result("winner") is None:
@@ -257,7 +286,7 @@ def _finish(found: Run, made: Search, settings: Settings) -> None:
         print(f"report: {report.write(found)}")
 
 
-def _retrain_winner(found: Run, made: Search, settings: Settings) -> None:
+def _retrain_winner(found: Run, made: Search | Supernets, settings: Settings) -> None:
     result = retrain(
         found,
         made.space,

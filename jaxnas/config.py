@@ -9,13 +9,15 @@ import json
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxnas import datasets, evaluators, spaces, strategies
+from jaxnas import datasets, evaluators, oneshot, spaces, strategies
 from jaxnas.arm import check_budget
 from jaxnas.space import SearchSpace
+from jaxnas.supernet_run import Supernets
 from jaxnas.training.costs import CostModel
 from jaxnas.training.data import Data, Task, from_arrays
 from jaxnas.training.plan import Plan, choose
@@ -24,7 +26,12 @@ from jaxnas.types import Evaluator, Strategy
 
 Options = dict[str, dict[str, Any]]  # group -> option -> JSON value
 
-GROUPS = ("space", "strategy", "data", "recipe", "retrain")
+GROUPS = ("space", "strategy", "method", "data", "recipe", "retrain")
+
+# What every differentiable method takes besides its own options.
+_BILEVEL_OPTIONS = frozenset(["begin", "end", "period", "exclude"])
+
+_SEARCH_BATCH = 64  # rows of an update of a supernet, unless the recipe says so
 
 TYPICAL_EVALUATIONS = 256  # where the budget is in seconds
 
@@ -38,6 +45,8 @@ class Settings:
     Attributes:
       space: a name in `jaxnas.spaces.ALL`.
       strategies: names in `jaxnas.strategies.ALL`, searched one after the other.
+      methods: names in `jaxnas.oneshot.ALL`, instead of strategies: supernets are trained for
+        `epochs`, which is their budget, in mini-batches of the recipe's `batch_size`.
       data: a name in `jaxnas.datasets.ALL` or a path.
       num_evaluations: budget of each arm, or
       seconds: budget of each arm in wall time.
@@ -60,6 +69,7 @@ class Settings:
     space: str
     strategies: tuple[str, ...]
     data: str
+    methods: tuple[str, ...] = ()
     num_evaluations: int | None = None
     seconds: float | None = None
     seed: int = 0
@@ -76,12 +86,18 @@ class Settings:
 
     def __post_init__(self):
         object.__setattr__(self, "strategies", tuple(self.strategies))  # JSON has lists only
+        object.__setattr__(self, "methods", tuple(self.methods))
         _check_name("space", self.space, spaces.ALL)
-        if not self.strategies:
-            raise ValueError("strategy is empty; give at least one")
+        if bool(self.strategies) == bool(self.methods):
+            raise ValueError("give at least one strategy or one-shot method, and not both")
+        for name in self.methods:
+            _check_name("method", name, oneshot.ALL)
         for name in self.searched:
             _check_name("strategy", name, strategies.ALL)
-        check_budget(self.num_evaluations, self.seconds)
+        if self.methods and (self.num_evaluations, self.seconds) != (None, None):
+            raise ValueError("the budget of a one-shot method is its epochs, not evaluations")
+        if self.strategies:
+            check_budget(self.num_evaluations, self.seconds)
         for name in ("num_seeds", "batch_size", "epochs", "retrain_seeds"):
             _check_count(name, getattr(self, name), 1)
         _check_count("seed", self.seed, 0)
@@ -93,7 +109,9 @@ class Settings:
 
     @property
     def searched(self) -> tuple[str, ...]:
-        """The strategies and the baseline, each once."""
+        """The strategies and the baseline, each once; nothing where methods are searched."""
+        if self.methods:
+            return ()
         baseline = () if self.baseline is None else (self.baseline,)
         return tuple(dict.fromkeys((*self.strategies, *baseline)))
 
@@ -123,6 +141,8 @@ class Settings:
             return _keywords(spaces.ALL[self.space])
         if group == "strategy":
             return set().union(*(_keywords(strategies.ALL[name]) for name in self.searched))
+        if group == "method":
+            return set().union(*(_method_options(name) for name in self.methods))
         if group in ("recipe", "retrain"):
             return {f.name for f in dataclasses.fields(Recipe)} - {"epochs"}
         if group == "data":
@@ -184,6 +204,46 @@ def build(settings: Settings) -> Search:
     plan = choose(space, recipe, data, settings.num_candidates, model=model)
     evaluator = evaluators.train_from_scratch(space, data, recipe, plan=plan)
     return Search(space, data, made, evaluator, plan)
+
+
+def build_supernets(settings: Settings) -> Supernets:
+    """Loads the data and makes the space, the supernets and the one-shot methods.
+
+    A supernet's operations are normalised without a learned scale and bias, as in the published
+    searches, where the space leaves it open; that of PC-DARTS sees a quarter of the channels. Both
+    are options of the space.
+
+    Raises:
+      ValueError: for options that are out of range or do not go together.
+    """
+    options = {group: settings.options.get(group, {}) for group in GROUPS}
+    recipe = settings.recipe
+    with _typed("data"):
+        data = datasets.load(settings.data, split_key(settings), **options["data"])
+    if settings.retrain_epochs:
+        settings.retrain_recipe(data.task)
+    factory = spaces.ALL[settings.space]
+    own: dict[str, Any] = _image_shape(settings.space, data) | options["space"]
+    supernets, methods = {}, {}
+    for name in settings.methods:
+        usual = {"affine": False} | ({"partial": 4} if name == "pc_darts" else {})
+        search = {k: v for k, v in usual.items() if k in _keywords(factory)} | own
+        with _typed("space"):
+            supernets[name] = factory(data.task.num_outputs, **search)
+        chosen = {k: v for k, v in options["method"].items() if k in _method_options(name)}
+        methods[name] = partial(oneshot.ALL[name], **chosen)
+    with _typed("space"):
+        space = factory(data.task.num_outputs, **own)
+    batch_size = options["recipe"].get("batch_size", _SEARCH_BATCH)
+    problem_fn = partial(oneshot.from_space, data=data, recipe=recipe)
+    with _typed("method"):
+        return Supernets(space, supernets, methods, problem_fn, data, settings.epochs, batch_size)
+
+
+def _method_options(name: str) -> set[str]:
+    parameters = inspect.signature(oneshot.ALL[name]).parameters.values()
+    rest = any(p.kind == p.VAR_KEYWORD for p in parameters)
+    return _keywords(oneshot.ALL[name]) - {"num_steps"} | (_BILEVEL_OPTIONS if rest else set())
 
 
 def split_key(settings: Settings) -> jax.Array:
