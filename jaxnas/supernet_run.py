@@ -186,6 +186,7 @@ class _ArmDriver:
 
     def __init__(self, opened: Run, arm: Arm, supernets: Supernets, show: progress.ProgressFn):
         self.run, self.arm, self.supernets, self.show = opened, arm, supernets, show
+        self.problem, self.method = _make(supernets, arm.strategy)
         self.rows = opened.rows(arm.name)
         self.meter = progress.Meter(self.rows)
         self.seconds = self.rows[-1].seconds if self.rows else 0.0
@@ -199,7 +200,7 @@ class _ArmDriver:
         folder = self.run.directory / "checkpoints" / self.arm.name
         key = jax.random.key(self.arm.seed)
         k_search, k_halves = split_like(key, 2)
-        _, method = _make(self.supernets, self.arm.strategy)
+        method = self.method
         train, valid = self.supernets.halves(k_halves)
         init = jax.jit(method.init)(split_like(k_search, 2)[0])
         epoch_fn = jax.jit(partial(_epoch, self.supernets, self.arm.strategy, method))
@@ -249,11 +250,21 @@ class _ArmDriver:
         )
         self.run.append([row])
         if strengths.size:
-            numbers = np.round(strengths.astype(float), 6).tolist()
-            self.run.put_result(f"strengths/{self.arm.name}", {"strengths": numbers})
+            self.run.put_result(f"strengths/{self.arm.name}", self._described(strengths))
         self.rows.append(row)
         self.meter.update([row])
         self.show(self._progress())
+
+    def _described(self, strengths: np.ndarray) -> dict[str, Any]:
+        """Strengths f32[epochs, R, K] with the names of rows and operations."""
+        problem, decisions = self.problem, self.supernets.space.decisions
+        named = len(problem.rows) == len(decisions)
+        rows = [decisions[r].name if named else f"row {r}" for r in range(len(problem.rows))]
+        return {
+            "rows": rows,
+            "operations": [list(names) for names in problem.row_operations],
+            "strengths": np.round(strengths.astype(float), 6).tolist(),
+        }
 
     def _progress(self) -> progress.Progress:
         total, arms = self.supernets.epochs, self.run.arms()

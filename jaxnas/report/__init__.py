@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxnas.report.files import write_page
 from jaxnas.report.page import render as render
+from jaxnas.report.supernet import PREFIX
 from jaxnas.store import Run
 
 RESULTS = ("winner", "plan", "timing")
@@ -34,6 +35,7 @@ def write(run: Run, path: str | os.PathLike | None = None) -> Path:
       'report.html'
     """
     path = run.directory / "report.html" if path is None else Path(path)
-    found = {name: run.result(name) for name in RESULTS}
+    names = (*RESULTS, *(PREFIX + arm.name for arm in run.arms()))
+    found = {name: run.result(name) for name in names}
     page = render(run.config, run.rows(), {k: v for k, v in found.items() if v is not None})
     return write_page(path, page)

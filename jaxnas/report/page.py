@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from jaxnas.report import details, sections
+from jaxnas.report import details, sections, supernet
 from jaxnas.report.markup import DASH, Markup, count, date, duration, element, number
 from jaxnas.report.style import CSS
 from jaxnas.report.summary import Summary, summarise
@@ -22,7 +22,8 @@ def render(config: dict[str, Any], rows: Sequence[Row], results: dict[str, Any])
     Args:
       config: contents of `config.json`; what it lacks is left out of the page.
       rows: the journal, of all arms.
-      results: result name to value; "winner", "plan" and "timing" are shown.
+      results: result name to value; "winner", "plan", "timing" and those of `supernet.PREFIX` are
+        shown.
 
     Returns:
       The page: no script, nothing loaded from elsewhere.
@@ -37,6 +38,7 @@ def render(config: dict[str, Any], rows: Sequence[Row], results: dict[str, Any])
     parts = (
         details.winner,
         sections.trajectory,
+        supernet.strengths,
         sections.evaluations,
         sections.importance,
         details.best,

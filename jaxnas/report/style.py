@@ -61,6 +61,9 @@ svg text.name { fill: var(--ink); }
 .tail { stroke-width: 1; opacity: .6; }
 .band { fill: var(--c); opacity: .16; }
 .fill { fill: var(--c); }
+.node { fill: none; stroke: var(--ink); stroke-width: 1.5; }
+.edge { fill: none; stroke: var(--soft); stroke-width: 1.5; }
+.tip { fill: var(--soft); }
 .dots { fill: none; stroke: var(--c); stroke-width: 4.5; stroke-linecap: round; opacity: .6; }
 .cross { fill: none; stroke: var(--c); stroke-width: 1.4; }
 .c0 { --c: var(--k0); } .c1 { --c: var(--k1); } .c2 { --c: var(--k2); } .c3 { --c: var(--k3); }
