@@ -22,6 +22,7 @@ from jaxnas import parallel
 
 NAMES = (
     "gp_search",
+    "hypergradients",
     "memory",
     "population_cells",
     "population_mlp",
