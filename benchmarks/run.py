@@ -22,6 +22,7 @@ from jaxnas import parallel
 
 NAMES = (
     "gp_search",
+    "hypergradients",
     "memory",
     "pareto_tabular",
     "population_cells",

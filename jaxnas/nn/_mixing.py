@@ -80,7 +80,7 @@ class Operations:
     def run(
         self,
         x: Array,
-        choice: Array,
+        choice: Array | Gated,
         variables: Variables,
         seeds: Seeds,
         *,

@@ -57,5 +57,5 @@ def darts_pt(
         )
     selection = select_by_removal(begin, (num_steps - begin) // num_rows)
     parts = Parts(softmax(), pruning=selection)
-    recipe = {"end": begin / num_steps}
+    recipe: dict[str, Any] = {"end": begin / num_steps}
     return bilevel(problem, parts, num_steps=num_steps, **(recipe | options))

@@ -61,5 +61,5 @@ def drnas(
     regulariser = None if divergence_weight is None else dirichlet_divergence(divergence_weight)
     pruning = None if num_kept is None else keep_strongest((num_steps // 2,), (num_kept,))
     parts = Parts(dirichlet(), regulariser=regulariser, pruning=pruning)
-    recipe = {"alpha_optimizer": Adam(learning_rate=6e-4)}
+    recipe: dict[str, Any] = {"alpha_optimizer": Adam(learning_rate=6e-4)}
     return bilevel(problem, parts, num_steps=num_steps, **(recipe | options))

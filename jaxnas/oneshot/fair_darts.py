@@ -48,7 +48,7 @@ def fair_darts(
       (3,)
     """
     parts = Parts(sigmoid(), regulariser=zero_one(zero_one_weight))
-    recipe = {
+    recipe: dict[str, Any] = {
         "weight_optimizer": Sgd(learning_rate=0.005),
         "alpha_optimizer": Adam(learning_rate=3e-3, b1=0.9),
         "exclude": ("none",),

@@ -70,7 +70,7 @@ def fbnet(
         return first_temperature * jnp.power(last_temperature / first_temperature, progress)
 
     parts = Parts(concrete(temperature), regulariser=regulariser)
-    recipe = {
+    recipe: dict[str, Any] = {
         "weight_optimizer": Sgd(learning_rate=0.1, final_learning_rate=0.0),
         "alpha_optimizer": Adam(learning_rate=0.01, b1=0.9, weight_decay=5e-4),
         "begin": 10 / 90,

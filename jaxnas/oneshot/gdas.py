@@ -55,5 +55,5 @@ def gdas(
     """
     check_temperatures(first_temperature, last_temperature)
     parts = Parts(hard_concrete(linear_schedule(first_temperature, last_temperature)))
-    recipe = {"weight_optimizer": Sgd(nesterov=True, weight_decay=5e-4)}
+    recipe: dict[str, Any] = {"weight_optimizer": Sgd(nesterov=True, weight_decay=5e-4)}
     return bilevel(problem, parts, num_steps=num_steps, **(recipe | options))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxnas._checks import check_number
 from jaxnas.types import PyTree
@@ -37,10 +38,10 @@ class Sgd(NamedTuple):
     weight_decay: Number = 3e-4
     clip_norm: float | None = 5.0
 
-    def schedule(self, num_steps: int) -> Callable[[Array], Array]:
+    def schedule(self, num_steps: int) -> Callable[[ArrayLike], Array]:
         """`step -> learning rate`, over half a cosine."""
 
-        def rate(step: Array) -> Array:
+        def rate(step: ArrayLike) -> Array:
             wave = 0.5 * (1.0 + jnp.cos(math.pi * jnp.minimum(step / num_steps, 1.0)))
             return self.final_learning_rate + wave * (self.learning_rate - self.final_learning_rate)
 

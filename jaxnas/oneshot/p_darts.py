@@ -80,7 +80,7 @@ def p_darts(
         is_turn=lambda step: stage(step / num_steps)[1] >= 10.0,
         pruning=keep_strongest(bounds, num_kept),
     )
-    recipe = {"alpha_optimizer": Adam(learning_rate=6e-4)}
+    recipe: dict[str, Any] = {"alpha_optimizer": Adam(learning_rate=6e-4)}
     method = bilevel(problem, parts, num_steps=num_steps, **(recipe | options))
     if max_skips is None:
         return method

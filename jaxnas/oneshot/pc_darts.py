@@ -42,7 +42,7 @@ def pc_darts(problem: Problem, *, num_steps: int, **options: Any) -> OneShot:
       (3,)
     """
     relaxation = with_edge_weights(softmax(), problem.nodes or tuple(range(len(problem.rows))))
-    recipe = {
+    recipe: dict[str, Any] = {
         "weight_optimizer": Sgd(learning_rate=0.1, final_learning_rate=0.0),
         "alpha_optimizer": Adam(learning_rate=6e-4),
         "begin": 0.3,

@@ -68,7 +68,7 @@ def proxyless(
         )
     relaxation = Relaxation(init_logits, two_paths, masked_softmax)
     parts = Parts(relaxation, lower_choose=one_path, regulariser=regulariser, settle=keep_others)
-    recipe = {
+    recipe: dict[str, Any] = {
         "weight_optimizer": Sgd(final_learning_rate=0.0),
         "alpha_optimizer": Adam(learning_rate=1e-3, b1=0.0, weight_decay=0.0),
         "begin": 1 / 3,

@@ -38,7 +38,7 @@ class Relaxation(NamedTuple):
       strengths: `(alpha, mask) -> f32[R, K]`, what the final architecture is made from.
     """
 
-    init: Callable[[Array, tuple[int, int]], PyTree]
+    init: Callable[[Array, tuple[int, ...]], PyTree]
     choose: Callable[[Array, PyTree, Context], Any]
     strengths: Callable[[PyTree, Array], Array]
 
@@ -53,7 +53,7 @@ def linear_schedule(first: float | Array, last: float | Array) -> Callable[[Arra
     return lambda progress: first + (last - first) * progress
 
 
-def init_logits(key: Array, shape: tuple[int, int]) -> Array:
+def init_logits(key: Array, shape: tuple[int, ...]) -> Array:
     """Nearly equal logits, f32[R, K]."""
     return INITIAL_SCALE * jax.random.normal(key, shape)
 
