@@ -52,7 +52,6 @@ class SupernetStage(nn.Module):
       stage: which cells.
       operations: the choices of every edge, `none` among them.
       keep: positions in `operations` of those to serve.
-      late: cells at the beginning whose input 0 is not of the shape that the stage's cells return.
       search: which batch normalisation, see `jaxnas.nn.darts`.
       residuals: see `jaxnas.nn.routing.route`.
     """
@@ -60,7 +59,6 @@ class SupernetStage(nn.Module):
     stage: Stage
     operations: tuple[str, ...]
     keep: tuple[int, ...]
-    late: int
     search: bool
     residuals: str
 
@@ -87,37 +85,47 @@ class SupernetStage(nn.Module):
         Returns:
           The outputs of the last two cells.
         """
-        num_cells = self.stage.num_cells
+        stage, parts = self.stage, self._parts()
         firsts = self._firsts(older, newer, train)
-        parts = self._parts()
+        image = firsts["newer"][0]
         if self.is_initializing():
-            self._create(parts, firsts["newer"][0])
-        loaded = {name: load_variables(self, part.ops) for name, part in parts.items()}
-        picked = {
-            n: self._pick(part, choice) for n, part in parts.items() if part.edges is not None
+            self._create(parts, image)
+        picked = {name: self._pick(part, choice) for name, part in parts.items()}
+        held = {name: load_variables(self, part.ops) for name, part in parts.items()}
+        run = {
+            name: partial(part.ops.run, mutable=held[name][1], train=train)
+            for name, part in parts.items()
         }
         own = {
-            name: _align(parts[name], variables, num_cells, picked.get(name, (None,))[0])
-            for name, (variables, _) in loaded.items()
+            name: _align(part, held[name][0], stage.num_cells, picked[name][0])
+            for name, part in parts.items()
         }
-        run = partial(
-            self._run, parts, firsts, picked, train, {n: m for n, (_, m) in loaded.items()}
-        )
-        image = firsts["newer"][0]
-        size = [length // 2 if self.stage.reduces else length for length in image.shape[1:3]]
-        blank = jnp.zeros((image.shape[0], *size, len(NODES) * self.stage.features), image.dtype)
-        every = (jnp.arange(num_cells), own, self._draws(drop_path))
-        (before, last), updates = lax.scan(run, (blank, blank), every)
+        blank = self._blank(image)
+        # Later stages begin behind a cell of their own shape, the input 0 of their second cell.
+        start = newer if newer.shape == blank.shape else blank
+        every = (jnp.arange(stage.num_cells), own, self._draws(drop_path))
+        cell = partial(self._run, parts, run, firsts, picked)
+        (before, last), updates = lax.scan(cell, (blank, start), every)
         for name, part in parts.items():
-            positions = picked.get(name, (None,))[0]
-            update_variables(self, _restore(part, loaded[name][0], updates[name], positions))
-        return (newer if num_cells == 1 else before), last
+            update_variables(self, _restore(part, held[name][0], updates[name], picked[name][0]))
+        return (newer if stage.num_cells == 1 else before), last
+
+    @property
+    def _late(self) -> int:
+        """Cells at the beginning whose input 0 has another shape than what the cells return."""
+        return min(self.stage.num_cells, 2 if self.stage.first == 0 else 1)
+
+    def _blank(self, image: Array) -> Array:
+        """Zeros in the shape of what the cells return, from an input in the stage's channels."""
+        size = [length // 2 if self.stage.reduces else length for length in image.shape[1:3]]
+        shape = (image.shape[0], *size, len(NODES) * self.stage.features)
+        return jnp.zeros(shape, image.dtype)
 
     def _firsts(self, older: Array, newer: Array, train: bool) -> dict[str, list[Array]]:
         """Inputs of the first cells, brought to the stage's shape: per name, one per late cell."""
         features, found = self.stage.features, {"older": [], "newer": []}
         sources = [("older", self.stage.halved, older)]
-        sources += [("older", False, newer)] * (self.late - 1)
+        sources += [("older", False, newer)] * (self._late - 1)
         sources += [("newer", False, newer)]
         for name, halves, x in sources:
             place = f"{name}_{len(found[name])}"
@@ -128,7 +136,7 @@ class SupernetStage(nn.Module):
     def _parts(self) -> dict[str, _Part]:
         stage, parts = self.stage, {}
         bring = partial(input_operation, stage.features, halves=False, search=self.search)
-        for name, late in (("older", self.late), ("newer", 1)):
+        for name, late in (("older", self._late), ("newer", 1)):
             if late < stage.num_cells:
                 parts[name] = _Part(Operations([(name, bring)], None, self.residuals), late)
         from_input = np.array([source in INPUTS for source, _ in EDGES])
@@ -153,6 +161,8 @@ class SupernetStage(nn.Module):
 
     def _pick(self, part: _Part, choice: Array | Chosen) -> tuple[Array | None, Array]:
         """Which of a part's edges run, None for all; and an operation or weights for each."""
+        if part.edges is None:
+            return None, jnp.int32(0)
         if not isinstance(choice, tuple):
             return None, choice[part.edges]
         if not self.stage.reduces:
@@ -168,37 +178,30 @@ class SupernetStage(nn.Module):
         seeds = spread(jax.vmap(partial(counter.fold, drop_path.seed))(cells), len(EDGES))
         return DropPath(jnp.broadcast_to(drop_path.rate, seeds.shape[:-1]), seeds)
 
-    def _run(self, parts, firsts, picked, train, mutable, carry, own):
+    def _run(self, parts, run, firsts, picked, carry, own):
         """One cell, from the outputs of the last two to those of the next two."""
         index, variables, draws = own
         inputs, updates = [], {}
         for name, x in zip(("older", "newer"), carry, strict=True):
             y = firsts[name][-1]
             if name in parts:
-                options = {"mutable": mutable[name], "train": train}
-                run = parts[name].ops.run
-                y, updates[name] = run(x, jnp.int32(0), variables[name], {}, **options)
+                y, updates[name] = run[name](x, picked[name][1], variables[name], {})
             for place, first in enumerate(firsts[name]):
                 y = jnp.where(index == place, first, y)
             inputs.append(y)
         inputs = jnp.stack(inputs)
-        length = len(INPUTS) + len(NODES)
-        if self.stage.reduces:
-            nodes = jnp.zeros((length, *carry[1].shape[:3], self.stage.features), inputs.dtype)
-        else:
-            nodes = jnp.concatenate(
-                [inputs, jnp.zeros((len(NODES), *inputs.shape[1:]), inputs.dtype)]
-            )
+        shape = (*carry[1].shape[:3], self.stage.features)
+        heads = jnp.zeros((len(INPUTS), *shape), inputs.dtype) if self.stage.reduces else inputs
+        nodes = jnp.concatenate([heads, jnp.zeros((len(NODES), *shape), inputs.dtype)])
         for name, part in parts.items():
             if part.edges is not None:
                 positions, choice = picked[name]
-                table = jnp.asarray(EDGES, jnp.int32)[part.edges]
-                draw = jax.tree.map(lambda leaf, part=part: leaf[part.edges], draws)
+                places = (jnp.asarray(EDGES, jnp.int32), draws)
+                places = jax.tree.map(lambda leaf, at=part.edges: leaf[at], places)
                 if positions is not None:
-                    table, draw = jax.tree.map(lambda leaf, at=positions: leaf[at], (table, draw))
-                run = partial(part.ops.run, mutable=mutable[name], train=train)
-                each = (*table.T, choice, variables[name], draw)
-                nodes, updates[name] = _run_edges(run, inputs, nodes, each, part.strided)
+                    places = jax.tree.map(lambda leaf, at=positions: leaf[at], places)
+                each = (*places[0].T, choice, variables[name], places[1])
+                nodes, updates[name] = _run_edges(run[name], inputs, nodes, each, part.strided)
         y = jnp.concatenate([nodes[node] for node in NODES], axis=-1)
         return (carry[1], y), updates
 
@@ -229,7 +232,7 @@ def _align(part: _Part, variables: Variables, num_cells: int, positions: Array |
         return jax.tree.map(lambda leaf: leaf[rows], variables)
     if positions is None:
         return variables
-    return jax.tree.map(lambda leaf: leaf[:, positions], variables)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[:, positions], variables)
 
 
 def _restore(

@@ -67,14 +67,12 @@ class DARTSSupernet(Skeleton):
         choices = self._per_kind(choice)
         names = self.operations + (NONE,) * (NONE not in self.operations)
         kept = self._kept(names)
-        late = min(2, stages_of(self.num_channels, self.num_cells)[0].num_cells)
 
         def run_stage(stage, older, newer):
             cells = SupernetStage(
                 stage,
                 names,
                 kept[stage.reduces],
-                late if stage.first == 0 else 1,
                 self.search,
                 self.residuals,
                 name=stage.name,
