@@ -138,11 +138,11 @@ def _decisions(chosen: tuple[str, ...]) -> tuple[Decision, ...]:
 
 def _network(names: tuple[str, ...], arch: ArrayLike, **options: Any) -> DARTS:
     chosen = chosen_operations(names)
-    genes = {
-        kind: tuple((chosen[operation], *EDGES[edge]) for edge, operation in concrete_edges(own))
-        for kind, own in zip(KINDS, np.asarray(arch).reshape(-1, PER_KIND), strict=True)
-    }
-    return DARTS(**genes, **options)
+    normal, reduce = (
+        tuple((chosen[operation], *EDGES[edge]) for edge, operation in concrete_edges(own))
+        for own in np.asarray(arch).reshape(-1, PER_KIND)
+    )
+    return DARTS(normal=normal, reduce=reduce, **options)
 
 
 def _cost(names: tuple[str, ...], options: tuple, arch: ArrayLike) -> NetworkCost:
@@ -152,41 +152,35 @@ def _cost(names: tuple[str, ...], options: tuple, arch: ArrayLike) -> NetworkCos
     without operations plus what each of them adds.
     """
     base, added = _parts(names, options)
-    total = base.copy()
+    parameters, flops, activations, products = base + _of_edges(added, arch)
+    return NetworkCost(int(parameters), float(flops), float(activations), int(products))
+
+
+def _of_edges(added: dict[tuple[str, bool], np.ndarray], arch: ArrayLike) -> np.ndarray:
+    """What the edges of `arch` add."""
+    total = np.zeros(len(NetworkCost._fields))
     for kind, own in zip(KINDS, np.asarray(arch).reshape(-1, PER_KIND), strict=True):
         for edge, operation in concrete_edges(own):
             strided = kind == "reduce" and EDGES[edge][0] in INPUTS
             total += added[kind, strided][operation]
-    parameters, flops, activations, products = total
-    return NetworkCost(int(parameters), float(flops), float(activations), int(products))
+    return total
 
 
 @lru_cache(maxsize=64)
 def _parts(names: tuple[str, ...], options: tuple):
     """Costs without operations, and of each on one edge of all cells, by kind and stride."""
-    settings = dict(options)
-    chosen = chosen_operations(names)
-    added = {("normal", False): 0.0, ("reduce", False): 0.0, ("reduce", True): 0.0}
+    settings, chosen = dict(options), chosen_operations(names)
+    shape = len(chosen), len(NetworkCost._fields)
+    added = {(kind, strided): np.zeros(shape) for kind in KINDS for strided in (False, True)}
     for stage in stages_of(settings["num_channels"], settings["num_cells"]):
-        kind = KINDS[stage.reduces]
         size = settings["image_size"] * settings["num_channels"] // stage.features
         for strided in (False, True) if stage.reduces else (False,):
-            shape = (size * (1 + strided),) * 2 + (stage.features,)
-            each = [_operation_cost(name, shape, strided, settings["search"]) for name in chosen]
-            added[kind, strided] += stage.num_cells * np.asarray(each)
+            image = (size * (1 + strided),) * 2 + (stage.features,)
+            for operation, name in enumerate(chosen):
+                edge = edge_operation(name, image[-1], 1 + strided, search=settings["search"])
+                cost = np.asarray(network_cost(edge, image))
+                added[KINDS[stage.reduces], strided][operation] += stage.num_cells * cost
     arch = np.zeros(len(KINDS) * PER_KIND, int)
-    whole = np.asarray(network_cost(*_with_shape(_network(names, arch, **settings))))
-    for kind, own in zip(KINDS, arch.reshape(-1, PER_KIND), strict=True):
-        for edge, operation in concrete_edges(own):
-            strided = kind == "reduce" and EDGES[edge][0] in INPUTS
-            whole = whole - added[kind, strided][operation]
-    return whole, added
-
-
-def _with_shape(module: DARTS) -> tuple[DARTS, tuple[int, int, int]]:
-    return module, module.image_shape
-
-
-def _operation_cost(name: str, shape: tuple[int, ...], strided: bool, search: bool):
-    module = edge_operation(name, shape[-1], 1 + strided, search=search)
-    return network_cost(module, shape)
+    module = _network(names, arch, **settings)
+    whole = np.asarray(network_cost(module, module.image_shape))
+    return whole - _of_edges(added, arch), added

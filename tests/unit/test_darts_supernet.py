@@ -23,6 +23,13 @@ FEW = ("none", "skip_connect", "max_pool_3x3", "dil_conv_3x3")
 SMALL: dict[str, Any] = {"num_channels": 4, "image_size": 8, "in_channels": 1}
 
 
+@pytest.fixture(autouse=True)
+def unoptimised(compilation):
+    """Programs here are compiled for much longer than they run."""
+    del compilation  # which sets the option for the other files
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 def small(**options):
     return darts(3, **(SMALL | options))
 
@@ -94,7 +101,7 @@ def step(module, x, variables, *choice):
     return gradients, outcome
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_routed_step_is_the_step_of_the_extracted_network(trained, seed):
     space, supernet, variables, x, routed_fn = trained
     arch = np.asarray(sample(jax.random.key(seed), space))
