@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -168,6 +169,56 @@ def _shuffled(y: Array, past: Array, groups: int) -> Array:
     both = jnp.concatenate([y, past], axis=-1)
     lead = both.shape[:-1]
     return both.reshape(*lead, groups, -1).swapaxes(-1, -2).reshape(*lead, -1)
+
+
+def create_variables(module: nn.Module, variables: Variables) -> None:
+    """Makes initial variables a module's own, each operation's under its name."""
+    for name, own in variables.items():
+        for collection, tree in own.items():
+            if collection == "params":
+                module.param(name, lambda _, tree=tree: tree)
+            else:
+                module.variable(collection, name, lambda tree=tree: tree)
+
+
+def load_variables(module: nn.Module, ops: Operations) -> tuple[Variables, frozenset[str]]:
+    """The operations' variables, and the collections that they may change."""
+    found = module.variables
+    variables = {
+        name: {collection: tree[name] for collection, tree in found.items() if name in tree}
+        for name in ops.modules
+    }
+    mutable = [c for c in found if c != "params" and module.is_mutable_collection(c)]
+    return variables, frozenset(mutable)
+
+
+def update_variables(module: nn.Module, updates: Variables) -> None:
+    """Puts the changed variables of operations where `create_variables` made them."""
+    if module.is_initializing():
+        return
+    for name, own in updates.items():
+        for collection, tree in own.items():
+            module.put_variable(collection, name, tree)
+
+
+def stream_seeds(module: nn.Module) -> Seeds:
+    """The seeds of the module's PRNG streams for everything but initialisation."""
+    streams = () if module.scope is None else module.scope.rngs
+    return {s: counter.module_seed(module, s) for s in streams if s != "params"}
+
+
+def spread(seed: Array, *sizes: int) -> Array:
+    """Seeds u32[..., *sizes, 2] out of seed u32[..., 2], one per index; `sizes` are static."""
+    for size in sizes:
+        each = jax.vmap(lambda s, size=size: jax.vmap(partial(counter.fold, s))(jnp.arange(size)))
+        seed = each(seed.reshape(-1, 2)).reshape(*seed.shape[:-1], size, 2)
+    return seed
+
+
+def init_stacked(ops: Operations, seeds: Array, x: Array) -> Variables:
+    """Variables for seeds u32[..., 2], with the same leading axes."""
+    flat = jax.vmap(lambda seed: ops.init(seed, x))(seeds.reshape(-1, 2))
+    return jax.tree.map(lambda leaf: leaf.reshape(*seeds.shape[:-1], *leaf.shape[1:]), flat)
 
 
 def _key(seed: Array, name: str) -> Array:

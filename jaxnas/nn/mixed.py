@@ -31,7 +31,18 @@ from jax import Array, lax
 from jaxnas import counter
 from jaxnas.nn._graph import check_graph, check_stack, output_nodes
 from jaxnas.nn._mixing import Gated as Gated
-from jaxnas.nn._mixing import Operation, Operations, Seeds, Variables, add, read
+from jaxnas.nn._mixing import (
+    Operation,
+    Operations,
+    add,
+    create_variables,
+    init_stacked,
+    load_variables,
+    read,
+    spread,
+    stream_seeds,
+    update_variables,
+)
 from jaxnas.nn.drop_path import DropPath
 
 PyTree = Any
@@ -91,12 +102,12 @@ class MixedOp(nn.Module):
         _check_choice(choice, (), len(self.ops))
         ops = Operations(self.ops, self.keep, self.residuals, self.partial)
         if self.is_initializing():
-            _create(self, ops.init(counter.module_seed(self, "params"), x))
-        variables, mutable = _load(self, ops)
-        seeds = _seeds(self)
+            create_variables(self, ops.init(counter.module_seed(self, "params"), x))
+        variables, mutable = load_variables(self, ops)
+        seeds = stream_seeds(self)
         options = {"mutable": mutable, "train": train, "drop_path": drop_path}
         y, updates = ops.run(x, choice, variables, seeds, **options)
-        _update(self, updates)
+        update_variables(self, updates)
         return y
 
 
@@ -181,9 +192,9 @@ class Cell(nn.Module):
         ops = Operations(self.ops, self.keep, self.residuals, self.partial)
         if self.is_initializing():
             seeds = self._spread(counter.module_seed(self, "params"))
-            _create(self, _init_stacked(ops, seeds, inputs[0]))
-        variables, mutable = _load(self, ops)
-        seeds = jax.tree.map(self._spread, _seeds(self))
+            create_variables(self, init_stacked(ops, seeds, inputs[0]))
+        variables, mutable = load_variables(self, ops)
+        seeds = jax.tree.map(self._spread, stream_seeds(self))
         draws = drop_path
         if drop_path is not None:
             spread = self._spread(drop_path.seed)
@@ -199,7 +210,7 @@ class Cell(nn.Module):
                 choice = jax.tree.map(spread, choice)
             every = (choice, variables, seeds, draws)
             y, updates = lax.scan(lambda x, own: run((x,), *own), inputs[0], every)
-        _update(self, updates)
+        update_variables(self, updates)
         return y
 
     def _run(self, op, outputs, inputs, *own):
@@ -235,9 +246,7 @@ class Cell(nn.Module):
 
     def _spread(self, seed: Array) -> Array:
         """A seed per edge, or per cell and edge: u32[..., 2]."""
-        seed = jax.vmap(lambda i: counter.fold(seed, i))(jnp.arange(self.num_cells or 1))
-        edges = jnp.arange(len(self.edges))
-        seeds = jax.vmap(lambda s: jax.vmap(lambda i: counter.fold(s, i))(edges))(seed)
+        seeds = spread(seed, self.num_cells or 1, len(self.edges))
         return seeds[0] if self.num_cells is None else seeds
 
 
@@ -266,46 +275,6 @@ def operation_variables(
         for collection, tree in variables.items()
         if op in tree
     }
-
-
-def _create(module: nn.Module, variables: Variables) -> None:
-    for name, own in variables.items():
-        for collection, tree in own.items():
-            if collection == "params":
-                module.param(name, lambda _, tree=tree: tree)
-            else:
-                module.variable(collection, name, lambda tree=tree: tree)
-
-
-def _init_stacked(ops: Operations, seeds: Array, x: Array) -> Variables:
-    """Variables for seeds u32[..., 2], with the same leading axes."""
-    flat = jax.vmap(lambda seed: ops.init(seed, x))(seeds.reshape(-1, 2))
-    return jax.tree.map(lambda leaf: leaf.reshape(*seeds.shape[:-1], *leaf.shape[1:]), flat)
-
-
-def _load(module: nn.Module, ops: Operations) -> tuple[Variables, frozenset[str]]:
-    """The operations' variables, and the collections that they may change."""
-    found = module.variables
-    variables = {
-        name: {collection: tree[name] for collection, tree in found.items() if name in tree}
-        for name in ops.modules
-    }
-    mutable = [c for c in found if c != "params" and module.is_mutable_collection(c)]
-    return variables, frozenset(mutable)
-
-
-def _update(module: nn.Module, updates: Variables) -> None:
-    if module.is_initializing():
-        return
-    for name, own in updates.items():
-        for collection, tree in own.items():
-            module.put_variable(collection, name, tree)
-
-
-def _seeds(module: nn.Module) -> Seeds:
-    """The seeds of the module's PRNG streams for everything but initialisation."""
-    streams = () if module.scope is None else module.scope.rngs
-    return {s: counter.module_seed(module, s) for s in streams if s != "params"}
 
 
 def _check_choice(choice: Array | Gated, lead: tuple[int | None, ...], num_ops: int) -> None:

@@ -3,7 +3,10 @@
 from types import MappingProxyType
 
 from jaxnas.spaces.chain_cnn import chain_cnn as chain_cnn
+from jaxnas.spaces.darts import darts as darts
 from jaxnas.spaces.mlp import mlp as mlp
 from jaxnas.spaces.nasbench201 import nasbench201 as nasbench201
 
-ALL = MappingProxyType({"chain_cnn": chain_cnn, "mlp": mlp, "nasbench201": nasbench201})
+ALL = MappingProxyType(
+    {"chain_cnn": chain_cnn, "darts": darts, "mlp": mlp, "nasbench201": nasbench201}
+)

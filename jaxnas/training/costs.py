@@ -83,7 +83,9 @@ def network_cost(module: Any, feature_shape: tuple[int, ...]) -> NetworkCost:
     """
     variables, jaxpr = _forward_jaxpr(module, feature_shape)
     flops, written, products = _walk(jaxpr)
-    parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(variables["params"]))
+    parameters = sum(
+        int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(variables.get("params", {}))
+    )
     return NetworkCost(parameters, float(flops), float(written), int(products))
 
 
