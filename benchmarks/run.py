@@ -22,6 +22,7 @@ from jaxnas import parallel
 
 NAMES = (
     "gp_search",
+    "language_model",
     "memory",
     "population_cells",
     "population_mlp",

@@ -6,11 +6,11 @@ https://arxiv.org/abs/1806.09055, Section 3.1 and Appendix A; details from `rnn/
 Architecture Search via Parameter Sharing", 2018, https://arxiv.org/abs/1802.03268, Section 2.1,
 for the cell with one input per node and the average of nodes that no other reads.
 
-From the input x and the last output h, node 0 is `h + sigmoid(c) * (tanh(f) - h)`, where c and f are
-the halves of `[x, h] @ W`. Each further node i has an earlier node j as its input and is
+From the input x and the last output h, node 0 is `h + sigmoid(c) * (tanh(f) - h)`, where c and f
+are the halves of `[x, h] @ W`. Each further node i has an earlier node j as its input and is
 `s_j + sigmoid(c) * (a(f) - s_j)`, where c and f are the halves of `s_j @ W_i` and a is its
-activation: a highway layer. W_i belongs to the node: all inputs and activations share it. The cell's
-output is the mean of the nodes from 1 on.
+activation: a highway layer. W_i belongs to the node: all inputs and activations share it. The
+cell's output is the mean of the nodes from 1 on.
 
 In the supernet, every node is the weighted sum of what it would be for each earlier node and each
 activation, `none` being 0. DARTS then normalises every node by its batch without learned scale and
@@ -42,8 +42,9 @@ NONE = "none"
 OUTPUTS = ("all", "loose")
 _MOMENTUM = 0.9  # share of the running statistics that a call keeps
 
-# `(i, states of nodes 0 to i, product fn)` to the next node's state f32[B, U].
-NodeFn = Callable[[int, Sequence[Array]], Array]
+# `(i, nodes 0 to i, f32[B, U] each, product)` to node i + 1, f32[B, U]; `product(i, s)` is what the
+# node's kernel makes of states f32[..., U], f32[..., 2U].
+NodeFn = Callable[[int, Sequence[Array], Callable[[int, Array], Array]], Array]
 
 
 class _Kernels(NamedTuple):
@@ -68,14 +69,8 @@ class _Recurrent(LanguageModel):
 
     normalise: bool = False
 
-    def _recur(
-        self, x: Array, node_fn: Callable, share: Array | np.ndarray, *, train: bool
-    ) -> Array:
-        """Logits f32[B, T, V] of x i32[B, T].
-
-        `node_fn(i, states, product)` is the state of node i + 1, where `product(i, s)` f32[..., 2U]
-        is the node's product with states f32[..., U]; `share` f32[N] weighs the nodes' mean.
-        """
+    def _recur(self, x: Array, node_fn: NodeFn, share: Array | np.ndarray, *, train: bool) -> Array:
+        """Logits f32[B, T, V] of x i32[B, T]; `share` f32[N] weighs the nodes in the output."""
         num_nodes, units = len(share), self.num_units
         kernels = _Kernels(
             self._uniform("input_kernel", (units, 2 * units)),
@@ -211,14 +206,18 @@ class RecurrentSupernet(_Recurrent):
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """Operations of each row: an edge from node j into node i + 1, j in 0 to i, by i, then j."""
+        """Operations of each row: a row is an edge into a node, sorted by node, then by input."""
         return tuple(len(names) for names in self.row_operations)
 
     @property
     def row_operations(self) -> tuple[tuple[str, ...], ...]:
         """Names of each row's operations: `none`, then the activations."""
-        num_rows = self.num_nodes * (self.num_nodes + 1) // 2
-        return ((NONE, *self.activations),) * num_rows
+        return ((NONE, *self.activations),) * len(self.nodes)
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """The node that each row leads to, from 1 on."""
+        return tuple(i for i in range(1, self.num_nodes + 1) for _ in range(i))
 
     @nn.compact
     def __call__(self, x: Array, choice: Array, *, train: bool) -> Array:
@@ -231,19 +230,23 @@ class RecurrentSupernet(_Recurrent):
             f32[R, 1 + A], weights of every operation on every edge, see `rows`.
           train: static; whether there is dropout, and nodes are normalised by their batch.
         """
-        if jnp.issubdtype(choice.dtype, jnp.integer):
-            expected, node, share = (2 * self.num_nodes,), self._routed(choice), self._share(choice)
-        else:
-            if self.output != "all":
-                raise ValueError(f"only cells with output 'all' can be mixed, not {self.output!r}")
-            expected = (len(self.rows), 1 + len(self.activations))
-            node, share = self._mixed(choice), jnp.full(self.num_nodes, 1.0 / self.num_nodes)
-        if choice.shape != expected:
+        if self._routes(choice):
+            return self._recur(x, self._routed(choice), self._share(choice), train=train)
+        if self.output != "all":
+            raise ValueError(f"only cells with output 'all' can be mixed, not {self.output!r}")
+        share = np.full(self.num_nodes, 1.0 / self.num_nodes, np.float32)
+        return self._recur(x, self._mixed(choice), share, train=train)
+
+    def _routes(self, choice: Array) -> bool:
+        """Whether `choice` is an architecture."""
+        routes = bool(jnp.issubdtype(choice.dtype, jnp.integer))
+        arch_shape, mix_shape = (2 * self.num_nodes,), (len(self.nodes), 1 + len(self.activations))
+        if choice.shape != (arch_shape if routes else mix_shape):
             raise ValueError(
-                f"choice must be integers of shape {(2 * self.num_nodes,)} or floats of shape "
-                f"{(len(self.rows), 1 + len(self.activations))}, got {choice.dtype}{choice.shape}"
+                f"choice must be integers of shape {arch_shape} or floats of shape {mix_shape}, "
+                f"got {choice.dtype}{list(choice.shape)}"
             )
-        return self._recur(x, node, share, train=train)
+        return routes
 
     def _routed(self, choice: Array):
         def node(i, nodes, product):

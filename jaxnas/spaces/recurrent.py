@@ -67,8 +67,8 @@ def recurrent(
     Networks map symbols i32[batch, time] to logits of the symbols that follow; they keep their
     state from one window of a text to the next in the collection "hidden", see
     `jaxnas.nn.language_model.LanguageModel`. The defaults are DARTS's search, which also has
-    `normalise=True` and `dropout=Dropout(inputs=0.8, hidden=0.25, outputs=0.75)`; its final networks
-    have 850 units and no normalisation.
+    `normalise=True` and `dropout=Dropout(inputs=0.8, hidden=0.25, outputs=0.75)`; its final
+    networks have 850 units and no normalisation.
 
     Args:
       num_symbols: different symbols of the text, at least 1.
