@@ -30,4 +30,5 @@ def text_file(path: PathLike, **options: Any) -> Text:
       ('<eos>', 'depends', 'much', 'so', 'upon')
     """
     path = Path(path)
-    return from_string(path.read_text(encoding="utf-8"), **{"name": path.stem, **options})
+    options.setdefault("name", path.stem)
+    return from_string(path.read_text(encoding="utf-8"), **options)

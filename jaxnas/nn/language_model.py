@@ -50,9 +50,9 @@ class Dropout(NamedTuple):
     outputs: float = 0.0
 
 
-# `(inputs f32[T, B, U], states f32[S, B, U], mask f32[B, U] or None)` to outputs f32[T, B, U] and
-# the last states; the mask is for what enters products.
-RecurFn = Callable[[Array, Array, Array | None], tuple[Array, Array]]
+# `(inputs f32[T, B, U], states f32[S, B, U], mask)` to outputs f32[T, B, U] and the last states;
+# the mask f32[B, U], or 1 where there is none, is for states that enter products.
+RecurFn = Callable[[Array, Array, Array | float], tuple[Array, Array]]
 
 
 class LanguageModel(nn.Module):
@@ -93,9 +93,7 @@ class LanguageModel(nn.Module):
         rates = self.dropout if train else Dropout()
         used = table * self._mask("words", rates.words, (self.num_symbols, 1))
         inputs = _embed(used, x) * self._mask("inputs", rates.inputs, (len(x), self.num_units))
-        mask = None
-        if rates.hidden:
-            mask = self._mask("hidden", rates.hidden, (len(x), self.num_units))
+        mask = self._mask("hidden", rates.hidden, (len(x), self.num_units))
         outputs, states = recur_fn(inputs, self._load(len(x)), mask)
         self._store(states)
         outputs = outputs * self._mask("outputs", rates.outputs, (len(x), self.num_units))
@@ -149,8 +147,7 @@ class LSTM(LanguageModel):
         def recur(inputs, states, mask):
             def step(cell, carry, row):
                 memory, hidden = carry
-                hidden = hidden if mask is None else hidden * mask
-                return cell((memory, hidden), row)
+                return cell((memory, hidden * mask), row)
 
             scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
             (memory, hidden), outputs = scan(cell, tuple(states), inputs)

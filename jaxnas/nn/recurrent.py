@@ -82,11 +82,10 @@ class _Recurrent(LanguageModel):
 
         def recur(inputs, states, mask):
             def product(i, s):
-                return (s if mask is None else s * mask) @ kernels.nodes[i]
+                return (s * mask) @ kernels.nodes[i]
 
             def step(h, projected):
-                masked = h if mask is None else h * mask
-                state = highway(h, projected + masked @ kernels.hidden, jnp.tanh)
+                state = highway(h, projected + (h * mask) @ kernels.hidden, jnp.tanh)
                 nodes, seen = [], []
                 for i in range(num_nodes + 1):
                     if i > 0:
@@ -152,14 +151,15 @@ def _stacked(seen: list[_Statistics]) -> _Statistics | None:
     return jax.tree.map(lambda *rows: jnp.stack(rows), *seen) if seen else None
 
 
-def loose_nodes(sources: Sequence[int]) -> np.ndarray:
+def loose_nodes(sources: Sequence[int] | np.ndarray) -> np.ndarray:
     """Which nodes from 1 on are the input of no other: bool[N].
 
     Example:
       >>> loose_nodes((0, 1, 1)).tolist()
       [False, True, True]
     """
-    return ~np.isin(np.arange(1, len(sources) + 1), np.asarray(sources))
+    read = np.asarray(sources)
+    return ~np.isin(np.arange(1, len(read) + 1), read)
 
 
 class RecurrentNetwork(_Recurrent):

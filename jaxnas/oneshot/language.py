@@ -1,5 +1,7 @@
 """The problem of a language-model supernet, for one-shot methods."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -39,7 +41,7 @@ def language_problem(space: SearchSpace, *, batch_size: int | None = None) -> Pr
       >>> problem.rows
       (5, 5, 5)
     """
-    module = None if space.supernet is None else space.supernet(space.full_bucket)
+    module: Any = None if space.supernet is None else space.supernet(space.full_bucket)
     if not hasattr(module, "start"):
         raise ValueError(f"space must have a language model as supernet; {space.name!r} has none")
 

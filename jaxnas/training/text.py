@@ -116,7 +116,7 @@ def from_strings(
 
     Example:
       >>> from_strings("to be or", "not to", "be", level="word", max_symbols=2).valid.tolist()
-      [2, 1, 0]
+      [2, 2, 0]
     """
     check_option("level", level, LEVELS)
     parts = [_tokenised(part, level) for part in (train, valid, test)]

@@ -34,7 +34,7 @@ def supernet(space) -> RecurrentSupernet:
 def initial(space, scale=3.0):
     """Variables with weights far from zero, where activations differ, and moved statistics."""
     arch = jnp.zeros(space.num_decisions, jnp.int32)
-    made = supernet(space).init(jax.random.key(0), X, arch, train=False)
+    made = jax.jit(lambda: supernet(space).init(jax.random.key(0), X, arch, train=False))()
     made["params"] = jax.tree.map(lambda leaf: scale * leaf, made["params"])
     if "batch_stats" in made:
         made["batch_stats"]["mean"] += 0.1
@@ -79,18 +79,18 @@ def reference(params, x, genotype):
 
 def test_space_keeps_the_contract():
     testing.check_space(tiny())
-    testing.check_space(tiny(output="loose", activations=("relu", "gelu")))
 
 
-@pytest.mark.parametrize("output", ["all", "loose"])
-def test_network_is_that_of_the_papers(output):
-    space = tiny(output=output)
-    variables = initial(space)
-    for seed in range(2):
-        arch = sample(jax.random.key(seed), space)
-        genotype = genotype_from_arch(arch, output=output)
-        got = space.network(np.asarray(arch)).apply(variables, X, train=False)
-        np.testing.assert_allclose(got, reference(variables["params"], X, genotype), atol=1e-4)
+@pytest.mark.parametrize("name", ["darts_v2", "enas"])
+def test_network_is_that_of_the_papers(name):
+    genotype = GENOTYPES[name]
+    arch = arch_from_genotype(genotype)
+    output = "loose" if name == "enas" else "all"
+    network = tiny(num_nodes=len(arch) // 2, output=output).network(np.asarray(arch))
+    made = jax.jit(lambda: network.init(jax.random.key(0), X, train=False))()
+    variables = jax.tree.map(lambda leaf: 3.0 * leaf, made)
+    got = jax.jit(lambda v: network.apply(v, X, train=False))(variables)
+    np.testing.assert_allclose(got, reference(variables["params"], X, genotype), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -220,9 +220,6 @@ def test_genotypes_convert_both_ways(name):
     output = "loose" if name == "enas" else "all"
     arch = arch_from_genotype(genotype)
     assert genotype_from_arch(arch, output=output) == genotype
-    space = recurrent(NUM_SYMBOLS, num_units=2, num_nodes=len(arch) // 2, output=output)
-    logits = space.network(np.asarray(arch)).init_with_output(jax.random.key(0), X, train=False)[0]
-    assert np.isfinite(logits).all()
 
 
 def test_published_genotypes_are_those_of_the_code():
