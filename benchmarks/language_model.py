@@ -47,7 +47,7 @@ from jaxnas.training.text import Text, bits, from_string, windows
 
 FILE = "tinyshakespeare.txt"
 FOUND, RANDOM, PUBLISHED, BASELINE = "DARTS", "random cells", "DARTS_V2", "LSTM"
-RATES = (3e-3, 1e-2)
+RATES = (5e-3, 1e-2, 2e-2)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Setting:
 SETTINGS = MappingProxyType(
     {
         "smoke": Setting(60_000, 16, 1, 40, 2, 2, 1),
-        "shakespeare": Setting(1_115_394, 64, 3, 600, 6, 3, 3),
+        "shakespeare": Setting(1_115_394, 64, 3, 400, 5, 3, 3),
     }
 )
 

@@ -59,5 +59,5 @@ def test_end_to_end(tmp_path):
     run.run_setting("language_model", language_model, "tiny", setting, options, PEAK)
     stored = json.loads((tmp_path / "language_model-tiny.json").read_text())
     bits = np.asarray(stored["raw"]["valid_bits"])
-    assert bits.shape == (2, 1 + 2 + 2 + 2)
+    assert bits.shape == (3, 1 + 2 + 2 + 2)
     assert ((bits > 0.5) & (bits < 8.0)).all()
