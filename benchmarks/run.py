@@ -23,6 +23,7 @@ from jaxnas import parallel
 NAMES = (
     "gp_search",
     "hypergradients",
+    "language_model",
     "memory",
     "pareto_tabular",
     "population_cells",

@@ -26,6 +26,7 @@ from jaxnas.datasets.cifar import cifar10 as cifar10
 from jaxnas.datasets.cifar import is_cifar
 from jaxnas.datasets.folders import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from jaxnas.datasets.folders import image_folder as image_folder
+from jaxnas.datasets.texts import text_file as text_file
 from jaxnas.training.data import Data
 
 ALL: Mapping[str, Callable[..., Data]] = MappingProxyType(
