@@ -23,6 +23,7 @@ from jaxnas import parallel
 NAMES = (
     "gp_search",
     "memory",
+    "one_shot",
     "population_cells",
     "population_mlp",
     "rank_agreement",
