@@ -45,6 +45,7 @@ def test_rejects_updates_that_do_not_divide():
 
 def test_methods_exist():
     assert set(one_shot.METHODS.values()) <= set(oneshot.ALL)
+    assert set(one_shot.ALPHA_RATES) < set(one_shot.METHODS.values())
 
 
 @needs_table
