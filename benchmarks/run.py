@@ -25,6 +25,7 @@ NAMES = (
     "hypergradients",
     "language_model",
     "memory",
+    "one_shot",
     "pareto_tabular",
     "population_cells",
     "population_mlp",

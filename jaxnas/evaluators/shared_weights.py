@@ -13,6 +13,7 @@ a fitness depends on nothing but the architecture.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -112,7 +113,9 @@ def shared_weights(
         del key
 
         def scored(operands, archs):
-            return jax.lax.map(lambda arch: _scores(module, data.task, *operands, arch), archs)
+            variables, valid, batches = operands
+            score_fn = partial(_scores, module, data.task, variables, valid, batches)
+            return jax.lax.map(score_fn, archs)
 
         scores = _dealt(scored, num_devices, (variables, data.valid, batches), proposal.arch)
         # Accuracy alone would not tell: NaN logits have a largest one, too.

@@ -13,6 +13,7 @@ Sampling under a cost is a `problem._replace(sample=...)`. Paths that a step doe
 zero gradients, so momentum and weight decay still move them.
 """
 
+import jax.numpy as jnp
 from jax import Array
 
 from jaxnas.oneshot._shared import path_sampling, weight_optimizer
@@ -51,7 +52,7 @@ def single_path(
     """
     optimizer = weight_optimizer(
         problem,
-        lambda count: learning_rate * (1.0 - count / num_steps).clip(0.0),
+        lambda count: learning_rate * jnp.maximum(1.0 - count / num_steps, 0.0),
         momentum=momentum,
         nesterov=nesterov,
         weight_decay=weight_decay,
