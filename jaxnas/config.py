@@ -227,7 +227,7 @@ def build_supernets(settings: Settings) -> Supernets:
     supernets, methods = {}, {}
     for name in settings.methods:
         usual = {"affine": False} | ({"partial": 4} if name == "pc_darts" else {})
-        search = {k: v for k, v in usual.items() if k in _keywords(factory)} | own
+        search: dict[str, Any] = {k: v for k, v in usual.items() if k in _keywords(factory)} | own
         with _typed("space"):
             supernets[name] = factory(data.task.num_outputs, **search)
         chosen = {k: v for k, v in options["method"].items() if k in _method_options(name)}

@@ -115,8 +115,8 @@ def _compiled(space, choices, feature_shape, batch_size) -> CompiledCost:
         moved = jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], gradients)
         return {"params": moved, **updated}
 
-    program = jax.jit(forward).lower(variables, x).compile()
-    training = jax.jit(step).lower(variables, x).compile()
+    program: Any = jax.jit(forward).lower(variables, x).compile()
+    training: Any = jax.jit(step).lower(variables, x).compile()
     account = program.cost_analysis()
     return CompiledCost(
         float(account["flops"]),
