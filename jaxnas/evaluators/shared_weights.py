@@ -150,7 +150,8 @@ def recalibrate(
 
     Example:
       >>> moved = lambda mean, x: 0.9 * mean + 0.1 * x.mean()
-      >>> recalibrate(moved, jnp.float32(7.0), jnp.array([[1.0, 2.0], [5.0, 6.0]])).round(3).item()
+      >>> fresh = recalibrate(moved, jnp.float32(7.0), jnp.array([[1.0, 2.0], [5.0, 6.0]]))
+      >>> round(fresh.item(), 3)
       3.5
     """
     zero_and_one = lambda s: jnp.stack([jnp.zeros_like(s), jnp.ones_like(s)])  # noqa: E731
