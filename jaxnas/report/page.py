@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from jaxnas.report import details, sections, supernet
+from jaxnas.report import details, pareto, sections, supernet
 from jaxnas.report.markup import DASH, Markup, count, date, duration, element, number
 from jaxnas.report.style import CSS
 from jaxnas.report.summary import Summary, summarise
@@ -38,6 +38,7 @@ def render(config: dict[str, Any], rows: Sequence[Row], results: dict[str, Any])
     parts = (
         details.winner,
         sections.trajectory,
+        pareto.front,
         supernet.strengths,
         sections.evaluations,
         sections.importance,

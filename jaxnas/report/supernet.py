@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxnas.report.architectures import values
-from jaxnas.report.axes import Frame, Scale, Series, looks, svg
+from jaxnas.report.axes import Frame, Scale, Series, looks, padded, svg
 from jaxnas.report.blocks import figure, note, section
 from jaxnas.report.markup import Markup, element, number
 from jaxnas.report.summary import Summary
@@ -29,8 +29,8 @@ def strengths(summary: Summary) -> Markup | None:
     return section(
         "Strength of operations",
         note(
-            "How strong the operations of each mixed operation were after every epoch, on a scale "
-            "from 0 to 1; the architecture is derived from the strongest. One seed per method."
+            "How strong the operations of each mixed operation were after every epoch, on one "
+            "scale per method; the architecture is derived from the strongest. One seed each."
         ),
         *drawn,
     )
@@ -41,8 +41,10 @@ def _method(summary: Summary, name: str, found: dict[str, Any]) -> Markup:
     names: list[str] = list(dict.fromkeys(op for row in found["operations"] for op in row))
     series = looks(names, None)
     legend = [element("li", series[op].swatch, op) for op in names]
+    kept = [history[:, r, : len(row)] for r, row in enumerate(found["operations"])]
+    limits = padded(min(map(np.min, kept)), max(map(np.max, kept)))
     panels = [
-        figure(row, _panel(history[:, index], operations, series, row))
+        figure(row, _panel(history[:, index], operations, series, row, limits))
         for index, (row, operations) in enumerate(
             zip(found["rows"], found["operations"], strict=True)
         )
@@ -59,11 +61,15 @@ def _method(summary: Summary, name: str, found: dict[str, Any]) -> Markup:
 
 
 def _panel(
-    history: np.ndarray, operations: Sequence[str], series: dict[str, Series], row: str
+    history: np.ndarray,
+    operations: Sequence[str],
+    series: dict[str, Series],
+    row: str,
+    limits: tuple[float, float],
 ) -> Markup:
     """f64[epochs, K] as one line per operation."""
     epochs = len(history)
-    frame = Frame(320, 190, Scale(0.0, epochs * 1.02, 44, 314), Scale(0.0, 1.0, 146, 24), 146)
+    frame = Frame(320, 190, Scale(0.0, epochs * 1.02, 44, 314), Scale(*limits, 146, 24), 146)
     body = frame.axes("epochs", "strength", whole_x=True)
     x = [frame.x(float(epoch)) for epoch in range(1, epochs + 1)]
     ends = []
