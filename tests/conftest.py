@@ -20,7 +20,7 @@ SPACES = {
 def compilation(request):
     """Searches are compiled for much longer than they run: theirs are not optimised."""
     module = request.node.path.stem.removeprefix("test_")
-    light = module in ("strategies", "bilevel", *nas.strategies.ALL)
+    light = module in ("strategies", "bilevel", "path_sampling", *nas.strategies.ALL)
     light = light or module.startswith("one_shot")
     jax.config.update("jax_disable_most_optimizations", light)
 

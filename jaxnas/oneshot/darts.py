@@ -15,8 +15,9 @@ has the optimiser's momentum and weight decay, as in the authors' code, and no c
 
 from typing import Any
 
-from jaxnas.oneshot.bilevel import Parts, bilevel
+from jaxnas.oneshot.bilevel import bilevel
 from jaxnas.oneshot.hypergradients import Hypergradient, first_order, unrolled
+from jaxnas.oneshot.parts import Parts
 from jaxnas.oneshot.problem import Problem
 from jaxnas.oneshot.relaxations import softmax
 from jaxnas.types import OneShot

@@ -12,7 +12,8 @@ from typing import Any
 
 from jax import Array
 
-from jaxnas.oneshot.bilevel import Parts, bilevel
+from jaxnas.oneshot.bilevel import bilevel
+from jaxnas.oneshot.parts import Parts
 from jaxnas.oneshot.problem import Problem
 from jaxnas.oneshot.relaxations import linear_schedule, softmax, with_auxiliary
 from jaxnas.types import OneShot

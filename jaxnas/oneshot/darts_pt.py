@@ -15,7 +15,8 @@ own rule.
 from typing import Any
 
 from jaxnas._checks import check_count, check_number
-from jaxnas.oneshot.bilevel import Parts, bilevel
+from jaxnas.oneshot.bilevel import bilevel
+from jaxnas.oneshot.parts import Parts
 from jaxnas.oneshot.problem import Problem
 from jaxnas.oneshot.pruning import select_by_removal
 from jaxnas.oneshot.relaxations import softmax

@@ -18,8 +18,9 @@ from typing import Any
 
 from jax import Array
 
-from jaxnas.oneshot.bilevel import Parts, bilevel
+from jaxnas.oneshot.bilevel import bilevel
 from jaxnas.oneshot.optimizers import Adam
+from jaxnas.oneshot.parts import Parts
 from jaxnas.oneshot.problem import Problem
 from jaxnas.oneshot.pruning import keep_strongest
 from jaxnas.oneshot.regularisers import dirichlet_divergence

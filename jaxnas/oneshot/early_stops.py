@@ -9,7 +9,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxnas._checks import check_count, check_number
-from jaxnas.oneshot.bilevel import EarlyStop
+from jaxnas.oneshot.parts import EarlyStop
 from jaxnas.types import PyTree
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from jax import Array
 
-from jaxnas.oneshot.bilevel import Parts, bilevel
+from jaxnas.oneshot.bilevel import bilevel
 from jaxnas.oneshot.optimizers import Adam, Sgd
+from jaxnas.oneshot.parts import Parts
 from jaxnas.oneshot.problem import Problem
 from jaxnas.oneshot.regularisers import zero_one
 from jaxnas.oneshot.relaxations import sigmoid

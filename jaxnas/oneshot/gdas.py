@@ -16,8 +16,9 @@ from typing import Any
 
 from jax import Array
 
-from jaxnas.oneshot.bilevel import Parts, bilevel
+from jaxnas.oneshot.bilevel import bilevel
 from jaxnas.oneshot.optimizers import Sgd
+from jaxnas.oneshot.parts import Parts
 from jaxnas.oneshot.problem import Problem
 from jaxnas.oneshot.relaxations import check_temperatures, hard_concrete, linear_schedule
 from jaxnas.types import OneShot

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnas._checks import check_count
-from jaxnas.oneshot.bilevel import Parts, State, bilevel
+from jaxnas.oneshot.bilevel import bilevel
 from jaxnas.oneshot.optimizers import Adam
+from jaxnas.oneshot.parts import Parts, State
 from jaxnas.oneshot.problem import Problem
 from jaxnas.oneshot.pruning import keep_strongest
 from jaxnas.oneshot.relaxations import softmax, with_dropout

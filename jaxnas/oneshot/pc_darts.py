@@ -13,8 +13,9 @@ which nodes its rows lead, every row has weight 1.
 
 from typing import Any
 
-from jaxnas.oneshot.bilevel import Parts, bilevel
+from jaxnas.oneshot.bilevel import bilevel
 from jaxnas.oneshot.optimizers import Adam, Sgd
+from jaxnas.oneshot.parts import Parts
 from jaxnas.oneshot.problem import Problem
 from jaxnas.oneshot.relaxations import softmax, with_edge_weights
 from jaxnas.types import OneShot

@@ -20,8 +20,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxnas.nn.mixed import Gated
-from jaxnas.oneshot.bilevel import Parts, bilevel
+from jaxnas.oneshot.bilevel import bilevel
 from jaxnas.oneshot.optimizers import Adam, Sgd
+from jaxnas.oneshot.parts import Parts
 from jaxnas.oneshot.problem import Problem
 from jaxnas.oneshot.regularisers import checked_costs, relative_cost
 from jaxnas.oneshot.relaxations import Context, Relaxation, init_logits, masked_softmax

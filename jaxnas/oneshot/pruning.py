@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxnas import counter
 from jaxnas._checks import check_count
-from jaxnas.oneshot.bilevel import Pruning
+from jaxnas.oneshot.parts import Pruning
 
 TIE_BREAK = 1e-3  # weight of the loss where removals cost equal accuracy
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from jax import Array
 
-from jaxnas.oneshot.bilevel import Parts, bilevel
+from jaxnas.oneshot.bilevel import bilevel
 from jaxnas.oneshot.early_stops import curvature
+from jaxnas.oneshot.parts import Parts
 from jaxnas.oneshot.problem import Problem
 from jaxnas.oneshot.relaxations import softmax
 from jaxnas.types import OneShot

@@ -13,7 +13,8 @@ from typing import Any
 from jax import Array
 
 from jaxnas._checks import check_option
-from jaxnas.oneshot.bilevel import Parts, bilevel
+from jaxnas.oneshot.bilevel import bilevel
+from jaxnas.oneshot.parts import Parts
 from jaxnas.oneshot.perturbations import adversarial, uniform_noise
 from jaxnas.oneshot.problem import Problem
 from jaxnas.oneshot.relaxations import softmax

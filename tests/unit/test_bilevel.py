@@ -11,8 +11,9 @@ import pytest
 from jaxnas import oneshot
 from jaxnas._testing_one_shot import tiny_data
 from jaxnas.oneshot import hypergradients as hg
-from jaxnas.oneshot.bilevel import Parts, bilevel
+from jaxnas.oneshot.bilevel import bilevel
 from jaxnas.oneshot.optimizers import Sgd
+from jaxnas.oneshot.parts import Parts
 from jaxnas.oneshot.relaxations import softmax
 from jaxnas.testing import tiny_problem
 from jaxnas.training.data import Split

@@ -9,9 +9,10 @@ import pytest
 
 from jaxnas import oneshot
 from jaxnas._testing_one_shot import tiny_data
-from jaxnas.oneshot.bilevel import Parts, bilevel
+from jaxnas.oneshot.bilevel import bilevel
 from jaxnas.oneshot.optimizers import Adam, Sgd
 from jaxnas.oneshot.p_darts import deepen
+from jaxnas.oneshot.parts import Parts
 from jaxnas.oneshot.relaxations import softmax
 from jaxnas.testing import tiny_problem
 from jaxnas.training.data import Split
