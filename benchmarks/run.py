@@ -29,6 +29,7 @@ NAMES = (
     "strategies_mlp",
     "strategies_tabular",
     "tabular_searches",
+    "zero_cost",
 )
 
 

@@ -4,6 +4,7 @@ from jaxnas import analysis as analysis
 from jaxnas import datasets as datasets
 from jaxnas import evaluators as evaluators
 from jaxnas import parallel as parallel
+from jaxnas import proxies as proxies
 from jaxnas import spaces as spaces
 from jaxnas import strategies as strategies
 from jaxnas import tables as tables

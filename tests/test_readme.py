@@ -38,9 +38,14 @@ def test_commands_exist(line):
         cli._parser().parse_args(words[1:])
 
 
-@pytest.mark.parametrize("package", [nas.spaces, nas.strategies, nas.evaluators])
+@pytest.mark.parametrize("package", [nas.spaces, nas.strategies, nas.evaluators, nas.proxies])
 def test_tables_name_everything_and_nothing_else(package):
-    header = {"spaces": "space", "strategies": "strategy", "evaluators": "evaluator"}
+    header = {
+        "spaces": "space",
+        "strategies": "strategy",
+        "evaluators": "evaluator",
+        "proxies": "proxy",
+    }
     kind = header[package.__name__.split(".")[-1]]
     table = re.search(rf"\| {kind} \|.*?\n\|[-|]+\|\n((?:\|.*\n)+)", README)
     assert table is not None

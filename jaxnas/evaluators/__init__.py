@@ -5,11 +5,13 @@ from types import MappingProxyType
 from jaxnas.evaluators.from_function import from_function as from_function
 from jaxnas.evaluators.tabular import tabular as tabular
 from jaxnas.evaluators.train_from_scratch import train_from_scratch as train_from_scratch
+from jaxnas.evaluators.zero_cost import zero_cost as zero_cost
 
 ALL = MappingProxyType(
     {
         "from_function": from_function,
         "tabular": tabular,
         "train_from_scratch": train_from_scratch,
+        "zero_cost": zero_cost,
     }
 )

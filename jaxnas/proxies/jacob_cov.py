@@ -4,7 +4,8 @@ Mellor, Turner, Storkey & Crowley, "Neural Architecture Search without Training"
 2020, https://arxiv.org/abs/2006.04647v1, equations 2 to 4: J holds each row's gradient of the sum
 of the logits by the input, and v are the eigenvalues of the correlation matrix of J's rows; the
 score is -sum(log(v + k) + 1 / (v + k)) with k = 1e-5. Deviation: eigenvalues in float32, those
-below 0 by rounding taken as 0. NaN where the output does not depend on the input.
+below 0 by rounding taken as 0, so that a score of fewer independent gradients than rows is a large
+negative number of few digits. NaN where the output does not depend on the input.
 """
 
 import jax.numpy as jnp

@@ -92,5 +92,5 @@ def score_population(
     measured = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(arch)], *parts)
     # On one device, see `Proxy`.
     values = jax.jit(lambda measured: finish(found, measured))(measured)
-    values = jax.tree.map(np.asarray, values)
+    values = {name: np.asarray(values[name]) for name in found}
     return Scores(values, compiled - started, time.perf_counter() - compiled)

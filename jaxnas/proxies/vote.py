@@ -17,6 +17,7 @@ from jaxnas.types import rank_value
 
 KINDS = ("majority", "ranks")
 PUBLISHED = ("synflow", "jacob_cov", "snip")
+ROUNDING = 1e-5  # relative
 
 
 def ranks(scores: Array) -> Array:
@@ -33,12 +34,15 @@ def ranks(scores: Array) -> Array:
 def shares_beaten(score: Array, others: Array) -> Array:
     """The share of `others` f32[R] that `score` f32[] beats; ties count half, NaN is least.
 
+    Scores are equal up to rounding, which differs from one compiled program to the next.
+
     Example:
       >>> shares_beaten(jnp.float32(2.0), jnp.array([1.0, 2.0, 3.0, jnp.nan])).item()
       0.625
     """
     score, others = rank_value(score), rank_value(others)
-    return jnp.mean((score > others) + 0.5 * (score == others))
+    same = (score == others) | (jnp.abs(score - others) <= ROUNDING * jnp.abs(score))
+    return jnp.mean(jnp.where(same, 0.5, score > others))
 
 
 def vote(scores: Mapping[str, Array], kind: str = "majority") -> Array:
