@@ -1,13 +1,13 @@
 """Do zero-cost proxies rank networks as published, and how many networks are scored a second?
 
-`correlation`: architectures of NAS-Bench-201, drawn without replacement with a fixed key, are scored
-on one batch of the CIFAR-10 subset. Spearman's correlation of every proxy with the benchmark's own
+`correlation`: architectures of NAS-Bench-201, drawn without replacement with a fixed key, are
+scored on one batch of the CIFAR-10 subset. Spearman's correlation of every proxy with the table's
 test accuracy after 200 epochs on CIFAR-10 (Dong & Yang, 2020, https://arxiv.org/abs/2001.00326)
 stands beside the published one: Abdelfattah et al., 2021 (https://arxiv.org/abs/2101.08134, all
-15,625 architectures) for `grad_norm`, `snip`, `grasp`, `fisher`, `synflow`, `jacob_cov`; Krishnakumar
-et al., "NAS-Bench-Suite-Zero", 2022 (https://arxiv.org/abs/2210.03230), to two digits, for the rest.
-Where a network has no score it ranks last. The scores of that suite for 725 architectures are
-compared with ours for the same ones. Weights, batch and resolution are not theirs.
+15,625 architectures) for `grad_norm`, `snip`, `grasp`, `fisher`, `synflow` and `jacob_cov`;
+Krishnakumar et al., "NAS-Bench-Suite-Zero", 2022 (https://arxiv.org/abs/2210.03230), to two digits,
+for the rest. Where a network has no score it ranks last. That suite's scores of 725 architectures
+are compared with ours of the same ones. Weights, batch and resolution are not theirs.
 
 `speed`: seconds for the scores of many networks, each proxy by itself and all together, compilation
 included, against PyTorch one network at a time (`benchmarks.peers.torch_proxies`), which scores an

@@ -141,13 +141,18 @@ class Candidate:
     @cached_property
     def costs(self) -> Array:
         """Parameters, FLOPs per row and the sum of the layers' kernel norms: f32[3]."""
-        found = jax.tree.leaves(self.observe(probes.COSTS, self.batch.x[:1]))
-        return sum(leaf.reshape(-1, 3).sum(axis=0) for leaf in found)
+        return summed(self.observe(probes.COSTS, self.batch.x[:1]), (3,))
 
 
 def total(terms: Weights) -> Array:
     """The sum over all elements of all arrays: f32[]."""
     return sum((jnp.sum(term) for term in terms), jnp.zeros(()))
+
+
+def summed(found: PyTree, shape: tuple[int, ...]) -> Array:
+    """The sum f32[shape] over the layers of a probe's collection, stacked ones included."""
+    layers = [leaf.reshape(-1, *shape) for leaf in jax.tree.leaves(found)]
+    return jnp.sum(jnp.concatenate(layers), axis=0)
 
 
 def product_axes(kernel: Array) -> tuple[int, ...]:
