@@ -26,6 +26,8 @@ def jacob_cov() -> Proxy:
 
     def finish(correlations):
         values = jnp.maximum(jnp.linalg.eigvalsh(correlations), 0.0) + FLOOR
-        return -jnp.sum(jnp.log(values) + 1.0 / values)
+        score = -jnp.sum(jnp.log(values) + 1.0 / values)
+        # LAPACK may find eigenvalues of a matrix of NaN.
+        return jnp.where(jnp.all(jnp.isfinite(correlations)), score, jnp.nan)
 
     return Proxy(lambda candidate: candidate.correlations, finish)

@@ -50,4 +50,5 @@ def ntk(num_rows: int = 16) -> Proxy:
 def _minus_condition(kernel):
     values = jnp.linalg.eigvalsh(kernel)
     least = jnp.maximum(values[0], jnp.finfo(jnp.float32).eps * values[-1])
-    return -values[-1] / least
+    # LAPACK may find eigenvalues of a matrix of NaN.
+    return jnp.where(jnp.all(jnp.isfinite(kernel)), -values[-1] / least, jnp.nan)
