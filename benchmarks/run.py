@@ -33,6 +33,7 @@ NAMES = (
     "strategies_mlp",
     "strategies_tabular",
     "tabular_searches",
+    "zero_cost",
 )
 
 

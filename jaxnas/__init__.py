@@ -6,6 +6,7 @@ from jaxnas import evaluators as evaluators
 from jaxnas import objectives as objectives
 from jaxnas import oneshot as oneshot
 from jaxnas import parallel as parallel
+from jaxnas import proxies as proxies
 from jaxnas import spaces as spaces
 from jaxnas import strategies as strategies
 from jaxnas import tables as tables

@@ -38,13 +38,16 @@ def test_commands_exist(line):
         cli._parser().parse_args(words[1:])
 
 
-@pytest.mark.parametrize("package", [nas.spaces, nas.strategies, nas.oneshot, nas.evaluators])
+@pytest.mark.parametrize(
+    "package", [nas.spaces, nas.strategies, nas.oneshot, nas.evaluators, nas.proxies]
+)
 def test_tables_name_everything_and_nothing_else(package):
     header = {
         "spaces": "space",
         "strategies": "strategy",
         "oneshot": "one-shot method",
         "evaluators": "evaluator",
+        "proxies": "proxy",
     }
     kind = header[package.__name__.split(".")[-1]]
     table = re.search(rf"\| {kind} \|.*?\n\|[-|]+\|\n((?:\|.*\n)+)", README)

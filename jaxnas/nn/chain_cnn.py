@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxnas import counter
 from jaxnas.nn.attention import SelfAttention
-from jaxnas.nn.layers import BatchNorm, Conv, Dense
+from jaxnas.nn.layers import BatchNorm, Conv, Dense, Relu
 from jaxnas.nn.pooling import avg_pool, max_pool
 
 CONVOLUTIONS = ("conv", "separable")  # kinds with a kernel size
@@ -80,7 +80,7 @@ class Block(nn.Module):
             shortcut = True
         if shortcut is not False:
             y = y + shortcut * with_channels(x, self.features)
-        return nn.relu(y)
+        return Relu()(y)
 
     def _product(self, x: Array) -> Array:
         if self.kind == "conv":

@@ -52,7 +52,10 @@ def hidden(names: tuple[str, ...], control: Control, h: Array, kernel: Array, bi
     Returns:
       f32[N, columns].
     """
+    return _hidden(names, control, h, kernel, bias)
 
+
+def _hidden(names, control, h, kernel, bias):
     def run(h, kernel, bias):
         y = activate(names, control.index, h @ kernel + bias)
         mask = control.mask(y.shape)
@@ -68,7 +71,8 @@ def _if_active(control: Control, run, skip, *operands):
 
 
 def _forward(names, control, h, kernel, bias):
-    out = hidden(names, control, h, kernel, bias)
+    # Not `hidden`, so that gradients can be differentiated in forward mode.
+    out = _hidden(names, control, h, kernel, bias)
     return out, (control, h, kernel, bias, out)
 
 

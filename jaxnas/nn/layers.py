@@ -142,3 +142,12 @@ class BatchNorm(nn.Module):
             mean.value += (1.0 - self.momentum) * (batch_mean - mean.value)
             var.value += (1.0 - self.momentum) * (unbiased - var.value)
         return y
+
+
+class Relu(nn.Module):
+    """Rectifier, as a module so that `jaxnas.nn.probes` finds it; it has no variables."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns max(x, 0) of x f[...]."""
+        return nn.relu(x)

@@ -22,7 +22,7 @@ from jax import Array
 
 from jaxnas.nn.auxiliary import auxiliary_logits
 from jaxnas.nn.drop_path import DropPath, drop_output
-from jaxnas.nn.layers import BatchNorm, Conv, Dense
+from jaxnas.nn.layers import BatchNorm, Conv, Dense, Relu
 from jaxnas.nn.mixed import Cell, Gated, operation_variables
 from jaxnas.nn.operations import OPERATIONS, ReluConvNorm
 from jaxnas.nn.pooling import avg_pool
@@ -121,7 +121,8 @@ class _Skeleton(nn.Module):
             if self.auxiliary and stage == NUM_STAGES - 1:
                 auxiliary_logits(self, x, self.num_classes, train=train)
             x = stage_fn(stage, x)
-        x = nn.relu(BatchNorm(name="head_norm")(x, train=train))
+        x = Relu(name="head_relu")(BatchNorm(name="head_norm")(x, train=train))
+        self.sow("intermediates", "features", x)  # for whoever asks, see `jaxnas.nn.probes`
         return Dense(self.num_classes, name="head")(x.mean(axis=(1, 2)))
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxnas.nn.layers import BatchNorm, Conv
+from jaxnas.nn.layers import BatchNorm, Conv, Relu
 from jaxnas.nn.pooling import avg_pool, max_pool
 
 
@@ -65,7 +65,7 @@ class ReluConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Maps x f32[batch, height, width, channels] to f32[batch, h, w, features]."""
-        x = Conv(self.features, self.kernel_size, stride=self.stride, name="conv")(nn.relu(x))
+        x = Conv(self.features, self.kernel_size, stride=self.stride, name="conv")(Relu()(x))
         return BatchNorm(affine=self.affine, name="norm")(x, train=train)
 
 
@@ -97,7 +97,7 @@ class DepthwiseSeparable(nn.Module):
             dilation=self.dilation,
             groups=channels,
             name="depthwise",
-        )(nn.relu(x))
+        )(Relu()(x))
         x = Conv(self.features, 1, name="pointwise")(x)
         return BatchNorm(affine=self.affine, name="norm")(x, train=train)
 
@@ -158,7 +158,7 @@ class FactorizedReduce(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Maps x f32[batch, height, width, channels] to f32[batch, h, w, features]."""
-        x = nn.relu(x)
+        x = Relu()(x)
         shifted = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
         half = self.features // 2
         parts = [
