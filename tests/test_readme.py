@@ -18,7 +18,9 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=["training", "vmap", "sweep", "sharing"])
+@pytest.mark.parametrize(
+    "code", blocks("python"), ids=["training", "vmap", "sweep", "sharing", "objectives"]
+)
 def test_python_blocks_run(code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
