@@ -29,7 +29,24 @@ def dominates(objectives: Array) -> Array:
       >>> dominates(jnp.array([[2.0, 2.0], [1.0, 2.0], [3.0, 0.0]]))[0].tolist()
       [False, True, False]
     """
-    one, other = objectives[:, None], objectives[None]
+    return beats(objectives, objectives)
+
+
+def beats(objectives: Array, others: Array) -> Array:
+    """Which points of one set dominate which of another.
+
+    Args:
+      objectives: f32[N, M].
+      others: f32[L, M].
+
+    Returns:
+      bool[N, L]; `[i, j]` says that `objectives[i]` dominates `others[j]`.
+
+    Example:
+      >>> beats(jnp.array([[2.0, 2.0]]), jnp.array([[1.0, 2.0], [3.0, 0.0]])).tolist()
+      [[True, False]]
+    """
+    one, other = objectives[:, None], others[None]
     return jnp.all(one >= other, axis=-1) & jnp.any(one > other, axis=-1)
 
 

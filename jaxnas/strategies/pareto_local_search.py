@@ -13,7 +13,7 @@ The loop:
 
 Deviations: the paper stops where this begins again; places of a batch for which there is no unseen
 neighbour hold uniform draws, which take part like neighbours; only the last `capacity` candidates
-count as seen, and only among them is it decided who dominates whom.
+count as seen and can be a centre.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnas._checks import check_count
-from jaxnas.objectives.pareto import dominates
+from jaxnas.objectives.pareto import beats
 from jaxnas.space import SearchSpace, neighbours, sample
 from jaxnas.strategies._memory import is_known, occupied, remember
 from jaxnas.strategies._population import Population, empty
@@ -35,6 +35,7 @@ class ParetoLocalSearchState(NamedTuple):
 
     memory: Population  # capacity C; its fitness is not read
     objectives: Array  # f32[C, M], minus infinity for failures and empty places
+    dominated: Array  # bool[C], those that some candidate of the search dominates
     expanded: Array  # bool[C], members of the memory that were a centre
     num_draws: Array  # i32[], uniform draws until the next centre, 0 while there is one
     around: Array  # i32[N, D], neighbours of the centre
@@ -89,6 +90,7 @@ def pareto_local_search(
         return ParetoLocalSearchState(
             memory=empty(space, capacity),
             objectives=jnp.full((capacity, num_objectives), -jnp.inf, jnp.float32),
+            dominated=jnp.zeros(capacity, bool),
             expanded=jnp.zeros(capacity, bool),
             num_draws=jnp.asarray(num_init, jnp.int32),
             around=jnp.zeros((num_neighbours, space.num_decisions), jnp.int32),
@@ -105,14 +107,12 @@ def pareto_local_search(
         pool = jnp.concatenate([state.around, draws])
         return Proposal(pool[order[:batch_size]], jnp.ones(batch_size))
 
-    def next_centre(key, memory: Population, objectives: Array, expanded: Array):
+    def next_centre(key, memory: Population, efficient: Array, expanded: Array):
         """A random efficient member with unseen neighbours, all those without marked as expanded.
 
         Returns:
           Its neighbours, which of them are new, and the marks; none new if there is no such member.
         """
-        succeeded = occupied(memory) & jnp.any(objectives > -jnp.inf, axis=1)
-        efficient = succeeded & ~jnp.any(dominates(objectives), axis=0)
         chance = jax.random.uniform(key, efficient.shape)
 
         def again(carry):
@@ -141,6 +141,10 @@ def pareto_local_search(
         failed = jnp.isnan(evaluation.fitness) | jnp.isnan(evaluation.objectives).any(axis=1)
         born = jnp.where(failed[:, None], -jnp.inf, evaluation.objectives)
         memory = remember(state.memory, proposal.arch, evaluation.fitness)
+        # New against old and new against new: what is known of old against old stays.
+        old = state.dominated | jnp.any(beats(born, state.objectives), axis=0)
+        new = jnp.any(beats(jnp.concatenate([state.objectives, born]), born), axis=0)
+        dominated = jnp.concatenate([old, new])[batch_size:]
         objectives = jnp.concatenate([state.objectives, born])[batch_size:]
         unmarked = jnp.zeros(batch_size, bool)
         expanded = jnp.concatenate([state.expanded, unmarked])[batch_size:]
@@ -148,11 +152,13 @@ def pareto_local_search(
         num_draws = jnp.maximum(state.num_draws - batch_size, 0)
         # Not while drawing, nor while the present centre has neighbours left.
         done = (num_draws == 0) & ~jnp.any(is_open)
-        around, fresh, marks = next_centre(key, memory, objectives, expanded)
+        succeeded = occupied(memory) & jnp.any(objectives > -jnp.inf, axis=1)
+        around, fresh, marks = next_centre(key, memory, succeeded & ~dominated, expanded)
         exhausted = done & ~jnp.any(fresh)
         return ParetoLocalSearchState(
             memory=memory,
             objectives=objectives,
+            dominated=dominated,
             expanded=jnp.where(done, marks, expanded),
             num_draws=jnp.where(exhausted, num_init, num_draws).astype(jnp.int32),
             around=jnp.where(done, around, state.around),

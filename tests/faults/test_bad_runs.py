@@ -194,7 +194,7 @@ def assert_one_line(capsys, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--space cnn", "unknown space 'cnn'; known are chain_cnn, mlp"),
+        ("--space cnn", "unknown space 'cnn'; known are chain_cnn, darts, mlp"),
         ("--strategy luck", "unknown strategy 'luck'; known are asha, "),
         ("--baseline luck", "unknown strategy 'luck'"),
         ("--data nowhere", "'nowhere' is neither a bundled data set"),

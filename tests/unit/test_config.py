@@ -96,9 +96,9 @@ def test_the_split_does_not_depend_on_the_number_of_seeds():
 
 
 BAD = [
-    ({"space": "cnn"}, "unknown space 'cnn'; known are chain_cnn, mlp"),
+    ({"space": "cnn"}, "unknown space 'cnn'; known are chain_cnn, darts, mlp"),
     ({"strategies": ("genetic", "luck")}, "unknown strategy 'luck'; known are asha, "),
-    ({"strategies": ()}, "strategy is empty"),
+    ({"strategies": ()}, "give at least one strategy or one-shot method"),
     ({"baseline": "luck"}, "unknown strategy 'luck'"),
     ({"num_evaluations": 0}, "num_evaluations must be at least 1, got 0"),
     ({"num_evaluations": None}, "either num_evaluations or seconds"),
