@@ -74,35 +74,6 @@ def next_record(record: Record, step: Array, blocks: tuple[int, int], found: Rec
     )
 
 
-def weight_optimizer(
-    problem: Problem,
-    schedule: optax.Schedule,
-    *,
-    momentum: float | Array,
-    nesterov: bool,
-    weight_decay: float | Array,
-    clip_norm: float | None,
-) -> optax.GradientTransformation:
-    """Gradient descent with momentum; the decay joins the clipped gradient, as in PyTorch."""
-    steps = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-    steps += [
-        optax.add_decayed_weights(weight_decay, mask=problem.decayed),
-        optax.trace(momentum, nesterov=nesterov),
-        optax.scale_by_learning_rate(schedule),
-    ]
-    return optax.chain(*steps)
-
-
-def cosine(start: float | Array, end: float | Array, num_steps: int) -> optax.Schedule:
-    """Learning rates from `start` down to `end` along half a cosine wave."""
-
-    def rate(count):
-        done = jnp.minimum(count / num_steps, 1.0)
-        return end + 0.5 * (start - end) * (1.0 + jnp.cos(jnp.pi * done))
-
-    return rate
-
-
 def descend(
     optimizer: optax.GradientTransformation, gradients: PyTree, weights: PyTree, moments: PyTree
 ) -> tuple[PyTree, PyTree]:

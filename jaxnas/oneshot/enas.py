@@ -19,19 +19,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from jaxnas._checks import check_count
 from jaxnas.oneshot._shared import (
     Record,
-    cosine,
     descend,
     first_record,
     next_record,
     path_gradients,
     path_score,
-    weight_optimizer,
 )
+from jaxnas.oneshot.optimizers import Sgd
 from jaxnas.oneshot.problem import Problem
 from jaxnas.space import Decision, SearchSpace
 from jaxnas.strategies.reinforce import ReinforceState, reinforce
@@ -114,14 +114,8 @@ def enas(
     }
     sampler = reinforce(space, batch_size=1, **options)
     controller = reinforce(space, batch_size=num_samples, **options)
-    optimizer = weight_optimizer(
-        problem,
-        cosine(learning_rate, min_learning_rate, num_steps),
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        clip_norm=clip_norm,
-    )
+    sgd = Sgd(learning_rate, min_learning_rate, momentum, nesterov, weight_decay, clip_norm)
+    optimizer = optax.chain(*sgd.make(num_steps, problem.decayed))
     lessons = max(1, num_candidates // num_samples)
     blocks = num_steps // controller_interval, lessons
 

@@ -14,10 +14,12 @@ theirs again within a step, so that counts in a row differ by at most one.
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from jaxnas import counter
-from jaxnas.oneshot._shared import cosine, path_sampling, weight_optimizer
+from jaxnas.oneshot._shared import path_sampling
+from jaxnas.oneshot.optimizers import Sgd
 from jaxnas.oneshot.problem import Problem
 from jaxnas.types import OneShot
 
@@ -59,14 +61,8 @@ def fair_nas(
             "problem must have one decision per row for paths to be fair, "
             f"got {num_decisions} decisions and {len(problem.rows)} rows"
         )
-    optimizer = weight_optimizer(
-        problem,
-        cosine(learning_rate, min_learning_rate, num_steps),
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        clip_norm=clip_norm,
-    )
+    sgd = Sgd(learning_rate, min_learning_rate, momentum, nesterov, weight_decay, clip_norm)
+    optimizer = optax.chain(*sgd.make(num_steps, problem.decayed))
     return path_sampling(
         problem,
         optimizer,

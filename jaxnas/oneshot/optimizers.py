@@ -1,4 +1,4 @@
-"""The two optimisers of a bilevel search.
+"""The two optimisers of a one-shot search.
 
 PyTorch's conventions, which all recipes are written in: weight decay joins the gradient behind the
 clipping and before the momentum.
@@ -13,14 +13,14 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxnas._checks import check_number
+from jaxnas._checks import check_number, check_option
 from jaxnas.types import PyTree
 
 Number = float | Array
 
 
 class Sgd(NamedTuple):
-    """Momentum with a cosine schedule for the weights; the defaults are those of DARTS.
+    """Momentum with a falling learning rate for the weights; the defaults are those of DARTS.
 
     Attributes:
       learning_rate: at first.
@@ -29,6 +29,7 @@ class Sgd(NamedTuple):
       nesterov: whether in Nesterov's form. Static.
       weight_decay: L2 coefficient on what `Problem.decayed` names.
       clip_norm: global norm that gradients are cut to; None: no clipping. Static.
+      decline: how the learning rate falls, "cosine" or "linear". Static.
     """
 
     learning_rate: Number = 0.025
@@ -37,13 +38,16 @@ class Sgd(NamedTuple):
     nesterov: bool = False
     weight_decay: Number = 3e-4
     clip_norm: float | None = 5.0
+    decline: str = "cosine"
 
     def schedule(self, num_steps: int) -> Callable[[ArrayLike], Array]:
-        """`step -> learning rate`, over half a cosine."""
+        """`step -> learning rate`, along half a cosine or a straight line."""
 
         def rate(step: ArrayLike) -> Array:
-            wave = 0.5 * (1.0 + jnp.cos(math.pi * jnp.minimum(step / num_steps, 1.0)))
-            return self.final_learning_rate + wave * (self.learning_rate - self.final_learning_rate)
+            done = jnp.minimum(step / num_steps, 1.0)
+            cosine = 0.5 * (1.0 + jnp.cos(math.pi * done))
+            left = cosine if self.decline == "cosine" else 1.0 - done
+            return self.final_learning_rate + left * (self.learning_rate - self.final_learning_rate)
 
         return rate
 
@@ -65,6 +69,7 @@ class Sgd(NamedTuple):
         for name in ("learning_rate", "final_learning_rate", "weight_decay"):
             check_number(name, getattr(self, name))
         check_number("momentum", self.momentum, high=1.0)
+        check_option("decline", self.decline, ("cosine", "linear"))
         clip = (
             optax.identity()
             if self.clip_norm is None

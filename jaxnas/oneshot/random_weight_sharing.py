@@ -14,9 +14,11 @@ hand the trained weights to `jaxnas.evaluators.shared_weights`. Paths that a ste
 have zero gradients, so momentum and weight decay still move them.
 """
 
+import optax
 from jax import Array
 
-from jaxnas.oneshot._shared import cosine, path_sampling, weight_optimizer
+from jaxnas.oneshot._shared import path_sampling
+from jaxnas.oneshot.optimizers import Sgd
 from jaxnas.oneshot.problem import Problem
 from jaxnas.types import OneShot
 
@@ -52,14 +54,8 @@ def random_weight_sharing(
     Raises:
       ValueError: for a count below 1.
     """
-    optimizer = weight_optimizer(
-        problem,
-        cosine(learning_rate, min_learning_rate, num_steps),
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        clip_norm=clip_norm,
-    )
+    sgd = Sgd(learning_rate, min_learning_rate, momentum, nesterov, weight_decay, clip_norm)
+    optimizer = optax.chain(*sgd.make(num_steps, problem.decayed))
     return path_sampling(
         problem,
         optimizer,

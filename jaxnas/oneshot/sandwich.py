@@ -23,11 +23,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from jaxnas import counter
 from jaxnas._checks import check_count
-from jaxnas.oneshot._shared import cosine, path_sampling, summed_gradients, weight_optimizer
+from jaxnas.oneshot._shared import path_sampling, summed_gradients
+from jaxnas.oneshot.optimizers import Sgd
 from jaxnas.oneshot.problem import Problem
 from jaxnas.space import SearchSpace
 from jaxnas.training.augmentation import prepare
@@ -131,14 +133,8 @@ def sandwich(
         drawn = jax.vmap(problem.sample)(split_like(key, num_random))
         return jnp.concatenate([largest[None], smallest[None], drawn])
 
-    optimizer = weight_optimizer(
-        problem,
-        cosine(learning_rate, min_learning_rate, num_steps),
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        clip_norm=clip_norm,
-    )
+    sgd = Sgd(learning_rate, min_learning_rate, momentum, nesterov, weight_decay, clip_norm)
+    optimizer = optax.chain(*sgd.make(num_steps, problem.decayed))
     return path_sampling(
         problem,
         optimizer,

@@ -13,10 +13,11 @@ Sampling under a cost is a `problem._replace(sample=...)`. Paths that a step doe
 zero gradients, so momentum and weight decay still move them.
 """
 
-import jax.numpy as jnp
+import optax
 from jax import Array
 
-from jaxnas.oneshot._shared import path_sampling, weight_optimizer
+from jaxnas.oneshot._shared import path_sampling
+from jaxnas.oneshot.optimizers import Sgd
 from jaxnas.oneshot.problem import Problem
 from jaxnas.types import OneShot
 
@@ -50,14 +51,8 @@ def single_path(
     Raises:
       ValueError: for a count below 1.
     """
-    optimizer = weight_optimizer(
-        problem,
-        lambda count: learning_rate * jnp.maximum(1.0 - count / num_steps, 0.0),
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        clip_norm=clip_norm,
-    )
+    sgd = Sgd(learning_rate, 0.0, momentum, nesterov, weight_decay, clip_norm, decline="linear")
+    optimizer = optax.chain(*sgd.make(num_steps, problem.decayed))
     return path_sampling(
         problem,
         optimizer,

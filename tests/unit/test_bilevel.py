@@ -1,7 +1,5 @@
 """The frame, and what each named method adds to it."""
 
-from functools import cache
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,38 +7,13 @@ import optax
 import pytest
 
 from jaxnas import oneshot
-from jaxnas._testing_one_shot import tiny_data
 from jaxnas.oneshot import hypergradients as hg
 from jaxnas.oneshot.bilevel import bilevel
 from jaxnas.oneshot.optimizers import Sgd
 from jaxnas.oneshot.parts import Parts
 from jaxnas.oneshot.relaxations import softmax
-from jaxnas.testing import tiny_problem
 from jaxnas.training.data import Split
-
-PROBLEM, DATA = tiny_problem(), tiny_data()
-TRAIN, VALID = (Split(s.x[:16], s.y[:16]) for s in (DATA.train, DATA.valid))
-
-
-def one_update(method, state=None, step=0):
-    if state is None:
-        state = method.init(jax.random.key(0))._replace(step=jnp.int32(step))
-    return state, *jax.jit(method.update)(jax.random.key(1), state, TRAIN, VALID)
-
-
-def searched(name, num_steps=24, **options):
-    return _searched(name, num_steps, tuple(sorted(options.items())))
-
-
-@cache
-def _searched(name, num_steps, options):
-    method = oneshot.ALL[name](PROBLEM, num_steps=num_steps, **dict(options))
-    run = jax.jit(
-        lambda key: oneshot.search(
-            key, method, DATA.train, DATA.valid, num_steps=num_steps, batch_size=8
-        )
-    )
-    return method, *run(jax.random.key(0))
+from tests.unit.one_shot_updates import PROBLEM, TRAIN, VALID, one_update, searched
 
 
 def test_weights_take_pytorch_s_step():
@@ -143,3 +116,11 @@ def test_a_search_learns():
     loss = np.asarray(history["valid_loss"])
     assert loss[-20:].mean() < 0.8 * loss[:20].mean()
     assert state.strengths.shape == (3, 4)
+
+
+@pytest.mark.parametrize(("decline", "quarter"), [("cosine", 0.853553), ("linear", 0.75)])
+def test_the_learning_rate_falls_as_asked(decline, quarter):
+    rate = Sgd(learning_rate=1.0, final_learning_rate=0.0, decline=decline).schedule(8)
+    np.testing.assert_allclose([rate(0), rate(2), rate(8), rate(9)], [1, quarter, 0, 0], atol=1e-6)
+    with pytest.raises(ValueError, match="decline must be one of"):
+        Sgd(decline="step").make(8, lambda weights: weights)
