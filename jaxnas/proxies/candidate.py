@@ -25,12 +25,11 @@ Weights = list[Array]
 class Proxy(NamedTuple):
     """A score of an untrained network; greater is better, NaN is no score.
 
-    In two steps, because linear algebra of small matrices is best done for all candidates at once,
-    and because LAPACK inside a program of several devices can wait for itself for ever.
+    In two steps, because LAPACK inside a program of several devices can wait for itself for ever.
 
     Attributes:
       measure: `(candidate) -> Array`, on the network; one candidate after the other.
-      finish: `(array) -> f32[]`, the score out of what was measured; under `vmap`.
+      finish: `(array) -> f32[]`, the score out of what was measured.
     """
 
     measure: Callable[["Candidate"], Array]

@@ -142,6 +142,10 @@ def _initialiser(key, space, module, first, batch) -> Callable:
 
 
 def finish(proxies: Mapping[str, Proxy], measured: Mapping[str, Array]) -> dict[str, Array]:
-    """The scores f32[P] out of what was measured; infinite ones are NaN."""
-    found = {name: jax.vmap(proxy.finish)(measured[name]) for name, proxy in proxies.items()}
+    """The scores f32[P] out of what was measured; infinite ones are NaN.
+
+    One candidate after the other: LAPACK shares a batch of matrices out over the threads that run
+    the program, and with several batches at once on few threads all wait for one another.
+    """
+    found = {name: lax.map(proxy.finish, measured[name]) for name, proxy in proxies.items()}
     return {name: jnp.where(jnp.isfinite(v), v, jnp.nan) for name, v in found.items()}
