@@ -7,7 +7,8 @@ stands beside the published one: Abdelfattah et al., 2021 (https://arxiv.org/abs
 15,625 architectures) for `grad_norm`, `snip`, `grasp`, `fisher`, `synflow` and `jacob_cov`;
 Krishnakumar et al., "NAS-Bench-Suite-Zero", 2022 (https://arxiv.org/abs/2210.03230), to two digits,
 for the rest. Where a network has no score it ranks last. That suite's scores of 725 architectures
-are compared with ours of the same ones. Weights and batch are not theirs, and images are averaged
+are compared with ours of the same ones, and the correlation of both with the accuracies, which tells
+what the choice of architectures makes of a published figure. Weights and batch are not theirs, and images are averaged
 down to 16x16 pixels, which leaves parameters as they are and makes passes four times as cheap.
 
 `speed`: seconds for the scores of many networks, each proxy by itself and all together, compilation
@@ -261,10 +262,11 @@ def _correlations(problem: Problem, raw: Mapping[str, Any]) -> dict[str, list[di
     three = {name: jnp.asarray(own[name]) for name in ("synflow", "jacob_cov", "snip")}
     own["vote of synflow, jacob_cov, snip"] = np.asarray(jax.jit(proxies.vote)(three))
     stored = _stored(problem.setting)
+    judged = np.asarray(table.columns["test_accuracy"])[stored["index"]]
     rows = []
     for name, column in own.items():
-        like = stored.get(STORED.get(name, ""), np.full(len(stored["index"]), np.nan))
-        known = np.isfinite(like)
+        like = stored.get(STORED.get(name, ""), np.full(len(judged), np.nan))
+        same = values[name][num:] if name in values else np.full(len(judged), np.nan)
         rows.append(
             {
                 "proxy": name,
@@ -272,11 +274,7 @@ def _correlations(problem: Problem, raw: Mapping[str, Any]) -> dict[str, list[di
                 "published": PUBLISHED.get(name, np.nan),
                 "connected": spearman(column[alive], truth[alive]),
                 "missing": int(np.isnan(column).sum()),
-                "with stored scores": (
-                    spearman(values[name][num:][known], like[known])
-                    if name in values and known.sum() > 1
-                    else np.nan
-                ),
+                **_against_stored(same, like, judged),
             }
         )
     total = raw["compile_seconds"] + raw["run_seconds"]
@@ -287,6 +285,19 @@ def _correlations(problem: Problem, raw: Mapping[str, Any]) -> dict[str, list[di
         "networks per second, all proxies": len(raw["index"]) / total,
     }
     return {"rank correlation with test accuracy": rows, "seconds": [seconds]}
+
+
+def _against_stored(ours: np.ndarray, stored: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Both suites' scores of the same architectures, with each other and with the truth."""
+    known = np.isfinite(stored)
+    if known.sum() < 2:
+        return dict.fromkeys(("with stored scores", "ours of the same", "stored"), np.nan)
+    ours, stored, truth = ours[known], stored[known], truth[known]
+    return {
+        "with stored scores": spearman(ours, stored),
+        "ours of the same": spearman(ours, truth),
+        "stored": spearman(stored, truth),
+    }
 
 
 def _seconds(setting: Setting, raw: Mapping[str, Any]) -> list[dict[str, Any]]:
