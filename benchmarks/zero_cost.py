@@ -7,9 +7,10 @@ stands beside the published one: Abdelfattah et al., 2021 (https://arxiv.org/abs
 15,625 architectures) for `grad_norm`, `snip`, `grasp`, `fisher`, `synflow` and `jacob_cov`;
 Krishnakumar et al., "NAS-Bench-Suite-Zero", 2022 (https://arxiv.org/abs/2210.03230), to two digits,
 for the rest. Where a network has no score it ranks last. That suite's scores of 725 architectures
-are compared with ours of the same ones, and the correlation of both with the accuracies, which tells
-what the choice of architectures makes of a published figure. Weights and batch are not theirs, and images are averaged
-down to 16x16 pixels, which leaves parameters as they are and makes passes four times as cheap.
+are compared with ours of the same ones; the correlations of both with the accuracies tell what the
+choice of architectures makes of a published figure. Weights and batch are not theirs, and images
+are averaged down to 16x16 pixels, which leaves parameters as they are and makes passes four times
+as cheap.
 
 `speed`: seconds for the scores of many networks, each proxy by itself and all together, compilation
 included, against PyTorch one network at a time (`benchmarks.peers.torch_proxies`), which scores an
