@@ -1,10 +1,11 @@
 """Scores beside what an evaluator measures, so that a run shows how far they could be trusted."""
 
-from functools import partial
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxnas.proxies.frame import Proxies, resolve, score
 from jaxnas.proxies.population import scorer
@@ -55,13 +56,13 @@ def recorded(
     arch = jax.ShapeDtypeStruct((1, space.num_decisions), jnp.int32)
     jax.eval_shape(lambda arch: score(key, space, arch, batch, found), arch)
     run = scorer(key, space, batch, found)
-    if evaluator.traceable:
-        run = partial(score, key, space, batch=batch, proxies=found)
+
+    def scores(arch: Array) -> Mapping[str, ArrayLike]:
+        return score(key, space, arch, batch, found) if evaluator.traceable else run(arch)
 
     def evaluate(key, state, proposal: Proposal):
         evaluation, state = evaluator.evaluate(key, state, proposal)
-        scores = run(arch=proposal.arch)
-        named = {PREFIX + name: jnp.asarray(values) for name, values in scores.items()}
+        named = {PREFIX + name: jnp.asarray(v) for name, v in scores(proposal.arch).items()}
         return evaluation._replace(metrics={**evaluation.metrics, **named}), state
 
     return Evaluator(evaluator.init, evaluate, evaluator.traceable)

@@ -54,7 +54,9 @@ def section_of(summary: Summary) -> Markup | None:
             "How well numbers that need no training rank the architectures of this run: Spearman's "
             "correlation with their fitness, the mean over all times an architecture was evaluated "
             "with its largest budget. The strategies picked these architectures, and liked good "
-            "ones, so that a correlation over the whole space may be another, mostly a higher one."
+            "ones, so that a correlation over the whole space may be another, mostly a higher one. "
+            "Architectures without a score, such as those without a path from input to output, are "
+            "left out of its line."
         ),
         table(
             "Spearman's rank correlation of scores with fitness, with approximate 95% intervals "
@@ -74,9 +76,10 @@ def rank_correlations(summary: Summary) -> list[RankCorrelation]:
         if math.isfinite(row.fitness):
             groups.setdefault(tuple(arch), []).append(row)
     names = dict.fromkeys(name for row in summary.rows for name in row.metrics)
+    sizes = [name for name in SIZES if name in names and PREFIX + name not in names]
     found = []
     for name in names:
-        if name.startswith(PREFIX) or name in SIZES:
+        if name.startswith(PREFIX) or name in sizes:
             pairs = (_pair(rows, name) for rows in groups.values())
             known = [pair for pair in pairs if all(map(math.isfinite, pair))]
             correlation = _correlate(name, known)

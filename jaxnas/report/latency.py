@@ -105,17 +105,19 @@ def _spearman(measured: np.ndarray, predicted: np.ndarray) -> float | None:
 def _measurements(summary: Summary, networks: Networks, sizes: Sequence[tuple[int, int]]) -> Markup:
     header = ["rank", "fitness"]
     for _, size in sizes:
-        header += [f"batch {size:,}, ms", "95% interval", "predicted", "rows/s"]
+        header += [f"batch {size:,}, ms", "95% interval", "predicted"]
+        header += ["rows/s"] if size > 1 else []
     rows = []
     for network in networks:
         cells = [f"{network['rank']:,}", number(network["fitness"])]
-        for found in network["latency"]:
+        for place, size in sizes:
+            found = network["latency"][place]
             cells += [
                 number(found["median"]),
                 f"{number(found['low'])} to {number(found['high'])}",
                 number(found["predicted"]),
-                number(found["rows_per_second"]),
             ]
+            cells += [number(found["rows_per_second"])] if size > 1 else []
         chosen = values(summary.space, network["arch"])
         rows.append([*cells, ", ".join(value for value in chosen if value != DASH)])
     return table(

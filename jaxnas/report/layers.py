@@ -1,5 +1,7 @@
 """The section on what each layer of the winner costs."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from jaxnas.objectives.breakdown import LayerCost, grouped
@@ -8,6 +10,8 @@ from jaxnas.report.blocks import note, section, table
 from jaxnas.report.markup import DASH, Markup, number, size
 from jaxnas.report.summary import Summary
 
+# What is shown of a `LayerCost`, and how.
+MEASURES = MappingProxyType({"parameters": number, "flops": number, "activation_bytes": size})
 MAX_LAYERS = 40  # lines; more layers are added up by the modules that they are in
 
 
@@ -21,11 +25,10 @@ def section_of(summary: Summary) -> Markup | None:
     whole = LayerCost(
         "",
         "",
-        parameters=sum(layer.parameters for layer in layers),
-        flops=sum(layer.flops for layer in layers),
-        activation_bytes=sum(layer.activation_bytes for layer in layers),
+        **{name: sum(getattr(layer, name) for layer in layers) for name in MEASURES},
     )
-    rows = [_row(layer, layer.path or "(between layers)", whole) for layer in shown]
+    largest = {name: max(getattr(layer, name) for layer in shown) for name in MEASURES}
+    rows = [_row(layer, layer.path or "(between layers)", largest) for layer in shown]
     return section(
         "Cost of the winner by layer",
         note(
@@ -38,26 +41,19 @@ def section_of(summary: Summary) -> Markup | None:
             else "",
         ),
         table(
-            "Layers in the order in which they are first called, with shares of the network's cost",
-            ("layer", "kind", "parameters", "share", "FLOPs", "share", "activations", "share"),
-            [*rows, _row(whole, "whole network", whole)],
+            "Layers in the order in which they are first called; bars compare them with the most "
+            "expensive one",
+            ("layer", "kind", "parameters", "", "FLOPs", "", "activations", ""),
+            [*rows, _row(whole, "whole network", {})],
             numeric=(2, 4, 6),
         ),
     )
 
 
-def _row(layer: LayerCost, name: str, whole: LayerCost) -> tuple[str, ...]:
-    return (
-        name,
-        layer.kind or DASH,
-        number(layer.parameters),
-        _share(layer.parameters, whole.parameters),
-        number(layer.flops),
-        _share(layer.flops, whole.flops),
-        size(layer.activation_bytes),
-        _share(layer.activation_bytes, whole.activation_bytes),
-    )
-
-
-def _share(part: float, whole: float) -> str:
-    return bar(part / whole, (0.0, 1.0)) if part > 0 else ""
+def _row(layer: LayerCost, name: str, largest: Mapping[str, float]) -> list[str]:
+    """The layer's cells, with a bar for each measure whose largest value is given."""
+    cells = [name, layer.kind or DASH]
+    for measure, show in MEASURES.items():
+        value, most = getattr(layer, measure), largest.get(measure, 0.0)
+        cells += [show(value), bar(value / most, (0.0, 1.0)) if most and value else ""]
+    return cells

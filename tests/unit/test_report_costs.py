@@ -90,6 +90,14 @@ def test_interval_holds_the_true_correlation():
     assert all(map(math.isnan, spearman_interval(1.0, 30)))
 
 
+def test_a_size_is_shown_once_and_empty_sections_are_not():
+    both = lambda row: with_scores(row) | {"proxy_params": 2.0 * (1 + row.arch[0])}  # noqa: E731
+    page = render(changed(make_rows(), metrics=both))
+    names = [row["score"] for row in page.table("Spearman's rank correlation of scores")]
+    assert sorted(names) == ["params", "snip", "zen"]
+    assert "Strength of operations" not in page.text
+
+
 # Layers.
 
 
