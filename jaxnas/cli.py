@@ -14,6 +14,7 @@ from jaxnas import (
     config,
     datasets,
     evaluators,
+    latencies,
     oneshot,
     parallel,
     progress,
@@ -131,10 +132,18 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=int, default=1, help="searches per strategy")
     add("--batch-size", type=int, default=16, help="candidates proposed and trained at a time")
     add("--epochs", type=int, default=20, help="of a candidate, or of a supernet")
+    add("--proxies", metavar="NAME[,NAME...]", help="scores to record of every candidate")
     add("--baseline", default="random_search", help="a strategy to compare with, or none")
     add("--retrain-epochs", type=int, help=f"of the winner; default: {RETRAIN_FACTOR} x epochs")
     add("--retrain-seeds", type=int, default=5, help="networks trained of the winner")
     add("--no-retrain", action="store_true", help="leave the winner as it was found")
+    add(
+        "--latency",
+        type=int,
+        default=0,
+        metavar="N",
+        help="measure so many networks on this device, the best ones and others, and predict them",
+    )
     add("--devices", type=int, help="CPU devices; default: one per core")
     add(
         "--calibrate",
@@ -166,9 +175,11 @@ def _search(args: argparse.Namespace) -> None:
         num_seeds=args.seeds,
         batch_size=args.batch_size,
         epochs=args.epochs,
+        proxies=tuple(args.proxies.split(",")) if args.proxies else (),
         baseline=None if args.baseline == "none" else args.baseline,
         retrain_epochs=0 if args.no_retrain else retrain_epochs,
         retrain_seeds=args.retrain_seeds,
+        latency=args.latency,
         devices=args.devices,
         options=config.parse_options(args.option),
         command=args.command_line,
@@ -281,6 +292,10 @@ def _finish(found: Run, made: Search | Supernets, settings: Settings) -> None:
         found.put_result("timing", summary.timing(found, made.plan.num_devices))
     print(summary.results(found, made.space))
     with signals.immediate(stopped_message(found.directory)):
+        if settings.latency and found.result("latency") is None:
+            shape = made.data.train.x.shape[1:]
+            measured = latencies.measure_latencies(found, made.space, shape, num=settings.latency)
+            print(latencies.told(measured))
         if settings.retrain_epochs and found.result("winner") is None:
             _retrain_winner(found, made, settings)
         print(f"report: {report.write(found)}")

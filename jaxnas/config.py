@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxnas import datasets, evaluators, oneshot, spaces, strategies
+from jaxnas import datasets, evaluators, oneshot, proxies, spaces, strategies
 from jaxnas.arm import check_budget
+from jaxnas.latencies import MIN_NETWORKS
 from jaxnas.space import SearchSpace
 from jaxnas.supernet_run import Supernets
 from jaxnas.training.costs import CostModel
-from jaxnas.training.data import Data, Task, from_arrays
+from jaxnas.training.data import Data, Split, Task, from_arrays
 from jaxnas.training.plan import Plan, choose
 from jaxnas.training.recipe import Recipe
 from jaxnas.types import Evaluator, Strategy
@@ -36,6 +37,9 @@ _SEARCH_BATCH = 64  # rows of an update of a supernet, unless the recipe says so
 TYPICAL_EVALUATIONS = 256  # where the budget is in seconds
 
 _DATA_TAG = 0x64617461  # apart from the seeds' own keys, so that no arm shares the split's key
+_PROXY_TAG = 0x70726F78
+
+PROXY_ROWS = 64  # training rows that proxies look at, as in the papers
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,11 @@ class Settings:
       num_seeds: arms per strategy.
       batch_size: candidates per step.
       epochs: of every candidate.
+      proxies: names in `jaxnas.proxies.ALL`, scores to record of every candidate.
       baseline: the strategy to compare with, searched under the same budget; None: no comparison.
       retrain_epochs: of the winner; 0: it is not retrained.
       retrain_seeds: networks trained of the winner, the best on the validation split is kept.
+      latency: networks whose latency is measured after the search; 0: none.
       devices: CPU devices; None: one per core.
       cost_model: seconds of a calibrated `CostModel`, by name; None: the built-in ones.
       options: overrides by group, see `GROUPS`; `retrain` is the recipe's for the winner.
@@ -76,17 +82,19 @@ class Settings:
     num_seeds: int = 1
     batch_size: int = 16
     epochs: int = 20
+    proxies: tuple[str, ...] = ()
     baseline: str | None = "random_search"
     retrain_epochs: int = 100
     retrain_seeds: int = 5
+    latency: int = 0
     devices: int | None = None
     cost_model: dict[str, float] | None = None
     options: Options = field(default_factory=dict)
     command: str | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "strategies", tuple(self.strategies))  # JSON has lists only
-        object.__setattr__(self, "methods", tuple(self.methods))
+        for name in ("strategies", "methods", "proxies"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists only
         _check_name("space", self.space, spaces.ALL)
         if bool(self.strategies) == bool(self.methods):
             raise ValueError("give at least one strategy or one-shot method, and not both")
@@ -96,12 +104,17 @@ class Settings:
             _check_name("strategy", name, strategies.ALL)
         if self.methods and (self.num_evaluations, self.seconds) != (None, None):
             raise ValueError("the budget of a one-shot method is its epochs, not evaluations")
+        if self.methods and self.proxies:
+            raise ValueError("proxies are recorded of a strategy's candidates, not of supernets")
+        if self.proxies:
+            proxies.resolve(self.proxies)
         if self.strategies:
             check_budget(self.num_evaluations, self.seconds)
         for name in ("num_seeds", "batch_size", "epochs", "retrain_seeds"):
             _check_count(name, getattr(self, name), 1)
         _check_count("seed", self.seed, 0)
         _check_count("retrain_epochs", self.retrain_epochs, 0)
+        _check_count("latency", self.latency, MIN_NETWORKS if self.latency else 0)
         if self.devices is not None:
             _check_count("devices", self.devices, 1)
         for group, options in self.options.items():
@@ -203,6 +216,10 @@ def build(settings: Settings) -> Search:
     model = None if settings.cost_model is None else CostModel(**settings.cost_model)
     plan = choose(space, recipe, data, settings.num_candidates, model=model)
     evaluator = evaluators.train_from_scratch(space, data, recipe, plan=plan)
+    if settings.proxies:
+        key = jax.random.fold_in(jax.random.key(settings.seed), _PROXY_TAG)
+        batch = Split(*(part[:PROXY_ROWS] for part in data.train))  # they are in random order
+        evaluator = proxies.recorded(key, space, evaluator, batch, settings.proxies)
     return Search(space, data, made, evaluator, plan)
 
 

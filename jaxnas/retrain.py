@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnas.objectives.breakdown import breakdown
 from jaxnas.space import SearchSpace
 from jaxnas.store import Run, RunError
 from jaxnas.summary import best_row
@@ -99,7 +100,7 @@ def retrain(
     """Trains the best candidate of all arms from several seeds and keeps one network.
 
     See `specialise`. The variables of the network go to `winner/` in the run directory, its metrics
-    to the result `winner`.
+    to the result `winner`, what its layers cost to the result `layers`.
 
     Args:
       run: a run with evaluations.
@@ -134,9 +135,12 @@ def retrain(
         f"valid_{name}_per_seed": [float(value) for value in valid[name]],
         "test": found.test,
     }
+    layers = breakdown(space.network(np.asarray(row.arch)), data.train.x.shape[1:])
     with run.lock():
         _save(run, found.variables)
-        run.put_result("winner", result)
+        costs = [layer._asdict() for layer in layers]
+        run.put_result("layers", {"arch": list(row.arch), "layers": costs})
+        run.put_result("winner", result)  # the last: where it is, nothing is to be done again
     return result
 
 

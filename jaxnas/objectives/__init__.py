@@ -4,6 +4,8 @@ from jaxnas.objectives import costs as costs
 from jaxnas.objectives import latency as latency
 from jaxnas.objectives import latency_table as latency_table
 from jaxnas.objectives import pareto as pareto
+from jaxnas.objectives.breakdown import LayerCost as LayerCost
+from jaxnas.objectives.breakdown import breakdown as breakdown
 from jaxnas.objectives.hypervolume import hypervolume as hypervolume
 from jaxnas.objectives.hypervolume import sampled_hypervolume as sampled_hypervolume
 from jaxnas.objectives.objective import Objective as Objective

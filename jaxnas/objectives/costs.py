@@ -23,7 +23,8 @@ from jax.typing import ArrayLike
 
 from jaxnas._checks import check_count
 from jaxnas.space import SearchSpace, canonical, encode, sample
-from jaxnas.training.costs import NetworkCost, network_cost
+from jaxnas.training.costs import NetworkCost
+from jaxnas.training.costs import network_cost as network_cost
 
 
 class CompiledCost(NamedTuple):
@@ -65,6 +66,54 @@ def structural_cost(
     return network_cost(space.network(np.asarray(arch)), feature_shape)
 
 
+class ForwardCost(NamedTuple):
+    """What the compiler says of one network's forward pass; see `CompiledCost`."""
+
+    flops: float
+    bytes_moved: float
+    activation_bytes: int
+
+
+def forward_cost(
+    module: Any, feature_shape: tuple[int, ...], *, batch_size: int = 1
+) -> ForwardCost:
+    """Compiles the forward pass of any network and reads the compiler's account.
+
+    Args:
+      module: Flax module with `__call__(x, *, train)`. For its costs from structure see
+        `network_cost`.
+      feature_shape: shape of one row of the input.
+      batch_size: rows, at least 1.
+
+    Returns:
+      A `ForwardCost` of the whole batch.
+
+    Raises:
+      ValueError: for a batch size below 1.
+
+    Example:
+      >>> from jaxnas.nn import MLP
+      >>> forward_cost(MLP((8,), num_outputs=2), (4,)).flops >= 2 * (4 * 8 + 8 * 2)
+      True
+    """
+    check_count("batch_size", batch_size)
+    variables, x = _shapes(module, feature_shape, batch_size)
+    forward = jax.jit(lambda variables, x: module.apply(variables, x, train=False))
+    program: Any = forward.lower(variables, x).compile()
+    account = program.cost_analysis()
+    return ForwardCost(
+        float(account["flops"]),
+        float(account["bytes accessed"]),
+        int(program.memory_analysis().temp_size_in_bytes),
+    )
+
+
+def _shapes(module: Any, feature_shape: tuple[int, ...], batch_size: int):
+    """Of a network's variables and its input."""
+    x = jax.ShapeDtypeStruct((batch_size, *feature_shape), jnp.float32)
+    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), x), x
+
+
 def compiled_cost(
     space: SearchSpace, arch: ArrayLike, feature_shape: tuple[int, ...], *, batch_size: int = 1
 ) -> CompiledCost:
@@ -92,11 +141,7 @@ def compiled_cost(
 @lru_cache(maxsize=1024)
 def _compiled(space, choices, feature_shape, batch_size) -> CompiledCost:
     module = space.network(np.asarray(choices))
-    x = jax.ShapeDtypeStruct((batch_size, *feature_shape), jnp.float32)
-    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), x)
-
-    def forward(variables, x):
-        return module.apply(variables, x, train=False)
+    variables, x = _shapes(module, feature_shape, batch_size)
 
     def step(variables, x):
         rest = {name: tree for name, tree in variables.items() if name != "params"}
@@ -115,15 +160,9 @@ def _compiled(space, choices, feature_shape, batch_size) -> CompiledCost:
         moved = jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], gradients)
         return {"params": moved, **updated}
 
-    program: Any = jax.jit(forward).lower(variables, x).compile()
+    forward = forward_cost(module, feature_shape, batch_size=batch_size)
     training: Any = jax.jit(step).lower(variables, x).compile()
-    account = program.cost_analysis()
-    return CompiledCost(
-        float(account["flops"]),
-        float(account["bytes accessed"]),
-        int(program.memory_analysis().temp_size_in_bytes),
-        _peak_bytes(training.memory_analysis()),
-    )
+    return CompiledCost(*forward, training_bytes=_peak_bytes(training.memory_analysis()))
 
 
 def _peak_bytes(memory: Any) -> int:

@@ -189,6 +189,34 @@ def fit(features: ArrayLike, latency: ArrayLike) -> LatencyPredictor:
     )
 
 
+def leave_one_out(features: ArrayLike, latency: ArrayLike) -> np.ndarray:
+    """What `fit` predicts for each network from the measurements of all others.
+
+    Args:
+      features: f32[N, F].
+      latency: f32[N], milliseconds.
+
+    Returns:
+      f64[N], milliseconds.
+
+    Raises:
+      ValueError: as `fit`, or for fewer than three measurements.
+
+    Example:
+      >>> found = leave_one_out([[0.0], [1.0], [2.0], [3.0]], [1.0, 3.0, 5.0, 7.0])
+      >>> found.round(1).tolist()
+      [1.0, 3.0, 5.0, 7.0]
+    """
+    x, y = np.asarray(features, np.float64), np.asarray(latency, np.float64)
+    if len(y) < 3:
+        raise ValueError(f"latency must have at least 3 measurements, got {len(y)}")
+    found = []
+    for left in range(len(y)):
+        others = np.arange(len(y)) != left
+        found.append(float(fit(x[others], y[others]).predict(jnp.asarray(x[left]))))
+    return np.asarray(found)
+
+
 def one_hot(space: SearchSpace, arch: Array) -> Array:
     """Features f32[N, F] of architectures i32[N, D] for `fit`."""
     return jax.vmap(lambda row: encode(space, row))(jnp.asarray(arch))

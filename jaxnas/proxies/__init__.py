@@ -40,8 +40,11 @@ ALL = MappingProxyType(
 
 # Below `ALL`, which they read.
 from jaxnas.proxies.frame import features as features  # noqa: E402
+from jaxnas.proxies.frame import resolve as resolve  # noqa: E402
 from jaxnas.proxies.frame import score as score  # noqa: E402
 from jaxnas.proxies.population import score_population as score_population  # noqa: E402
+from jaxnas.proxies.population import scorer as scorer  # noqa: E402
+from jaxnas.proxies.recording import recorded as recorded  # noqa: E402
 from jaxnas.proxies.vote import vote as vote  # noqa: E402
 from jaxnas.proxies.warm_start import best_drawn as best_drawn  # noqa: E402
 from jaxnas.proxies.warm_start import warm_start as warm_start  # noqa: E402

@@ -1,7 +1,8 @@
 """Scores over all local devices, from the host."""
 
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 from numpy.typing import ArrayLike
 
 from jaxnas._checks import check_count
+from jaxnas.proxies.candidate import Proxy
 from jaxnas.proxies.frame import Proxies, finish, measure, resolve
 from jaxnas.space import SearchSpace
 from jaxnas.training.data import Split
@@ -72,21 +74,11 @@ def score_population(
     if candidates_per_call is not None:
         check_count("candidates_per_call", candidates_per_call)
         each = min(each, candidates_per_call)
-    mesh = Mesh(np.asarray(devices), ("candidate",))
-    mapped = jax.shard_map(
-        lambda key, arch, batch: measure(key, space, arch, batch, found),
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec("candidate"), PartitionSpec()),
-        out_specs=PartitionSpec("candidate"),
-        check_vma=False,
-    )
     size = each * len(devices)
     # The last call repeats architectures from the front, so that one program serves all calls.
-    calls = np.resize(arch, (-(-len(arch) // size) * size, arch.shape[1])).reshape(
-        -1, size, *arch.shape[1:]
-    )
+    calls = _repeated(arch, size).reshape(-1, size, *arch.shape[1:])
     started = time.perf_counter()
-    program = jax.jit(mapped).lower(key, calls[0], batch).compile()
+    program = _program(space, found).lower(key, calls[0], batch).compile()
     compiled = time.perf_counter()
     parts = [jax.tree.map(np.asarray, program(key, call, batch)) for call in calls]
     measured = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(arch)], *parts)
@@ -94,3 +86,59 @@ def score_population(
     values = jax.jit(lambda measured: finish(found, measured))(measured)
     values = {name: np.asarray(values[name]) for name in found}
     return Scores(values, compiled - started, time.perf_counter() - compiled)
+
+
+def scorer(
+    key: Array, space: SearchSpace, batch: Split, proxies: Proxies | None = None
+) -> Callable[[ArrayLike], dict[str, np.ndarray]]:
+    """Scores over all local devices, for many calls: one program per number of architectures.
+
+    Args:
+      key: see `jaxnas.proxies.score`, as the others.
+      space: likewise.
+      batch: likewise.
+      proxies: likewise.
+
+    Returns:
+      `(arch i32[P, D]) -> name to f32[P]`, the scores of `score_population`.
+
+    Raises:
+      ValueError: as `score`, when called.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnas.spaces import mlp
+      >>> space = mlp(3, depths=(1, 2), widths=(4,))
+      >>> run = scorer(jax.random.key(0), space, Split(jnp.eye(6), jnp.arange(6) % 3), ["snip"])
+      >>> run(np.zeros((5, space.num_decisions), np.int32))["snip"].shape
+      (5,)
+    """
+    found = resolve(proxies)
+    program, num_devices = _program(space, found), jax.local_device_count()
+    finished = jax.jit(lambda measured: finish(found, measured))
+
+    def run(arch: ArrayLike) -> dict[str, np.ndarray]:
+        arch = np.asarray(arch, np.int32)
+        measured = program(key, _repeated(arch, num_devices), batch)
+        values = finished(jax.tree.map(lambda leaf: np.asarray(leaf)[: len(arch)], measured))
+        return {name: np.asarray(values[name]) for name in found}
+
+    return run
+
+
+def _program(space: SearchSpace, proxies: Mapping[str, Proxy]) -> Any:
+    """`measure`, jitted, with the architectures dealt to all local devices."""
+    mesh = Mesh(np.asarray(jax.local_devices()), ("candidate",))
+    mapped = jax.shard_map(
+        lambda key, arch, batch: measure(key, space, arch, batch, proxies),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec("candidate"), PartitionSpec()),
+        out_specs=PartitionSpec("candidate"),
+        check_vma=False,
+    )
+    return jax.jit(mapped)
+
+
+def _repeated(arch: np.ndarray, size: int) -> np.ndarray:
+    """The architectures, and as many again from the front as make a multiple of `size`."""
+    return np.resize(arch, (-(-len(arch) // size) * size, arch.shape[1]))

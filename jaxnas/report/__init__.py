@@ -8,7 +8,7 @@ from jaxnas.report.page import render as render
 from jaxnas.report.supernet import PREFIX
 from jaxnas.store import Run
 
-RESULTS = ("winner", "plan", "timing")
+RESULTS = ("winner", "layers", "latency", "plan", "timing")
 
 
 def write(run: Run, path: str | os.PathLike | None = None) -> Path:

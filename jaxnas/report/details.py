@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from jaxnas.proxies.recording import PREFIX
 from jaxnas.report.architectures import Candidate, arch_table, canonical, values
 from jaxnas.report.blocks import exact, note, section, settings, table
 from jaxnas.report.markup import DASH, Markup, duration, element, metric, number
@@ -19,7 +20,7 @@ def best(summary: Summary) -> Markup | None:
     if not summary.top:
         return None
     names = list(dict.fromkeys(name for entry in summary.top for name in entry.row.metrics))
-    names = [name for name in names if name != "fitness"]
+    names = [name for name in names if name != "fitness" and not name.startswith(PREFIX)]
     partial = any(entry.row.budget < 1 for entry in summary.top)
     repeated = any(entry.seen > 1 for entry in summary.top)
     columns = len(summary.space) <= MAX_COLUMNS

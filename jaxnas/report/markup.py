@@ -132,6 +132,18 @@ def metric(name: str, value: object) -> str:
     return number(value) + (" ms" if name.endswith("_ms") else "")
 
 
+def size(num_bytes: float) -> str:
+    """Bytes for reading.
+
+    Example:
+      >>> size(100), size(40_000), size(3 * 2**20)
+      ('100 B', '39.06 KiB', '3 MiB')
+    """
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(int(math.log2(max(num_bytes, 1.0)) // 10), len(units) - 1)
+    return f"{number(num_bytes / 2.0 ** (10 * power))} {units[power]}"
+
+
 def date(value: object) -> str:
     """A Unix timestamp or an ISO 8601 date as a date in UTC; anything else as it is.
 

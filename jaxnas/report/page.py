@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from jaxnas.report import details, pareto, sections, supernet
+from jaxnas.report import correlations, details, latency, layers, pareto, sections, supernet
 from jaxnas.report.markup import DASH, Markup, count, date, duration, element, number
 from jaxnas.report.style import CSS
 from jaxnas.report.summary import Summary, summarise
@@ -22,8 +22,8 @@ def render(config: dict[str, Any], rows: Sequence[Row], results: dict[str, Any])
     Args:
       config: contents of `config.json`; what it lacks is left out of the page.
       rows: the journal, of all arms.
-      results: result name to value; "winner", "plan", "timing" and those of `supernet.PREFIX` are
-        shown.
+      results: result name to value; "winner", "layers", "latency", "plan", "timing" and those of
+        `supernet.PREFIX` are shown.
 
     Returns:
       The page: no script, nothing loaded from elsewhere.
@@ -42,7 +42,10 @@ def render(config: dict[str, Any], rows: Sequence[Row], results: dict[str, Any])
         supernet.strengths,
         sections.evaluations,
         sections.importance,
+        correlations.section_of,
         details.best,
+        layers.section_of,
+        latency.section_of,
         details.costs,
         details.plan,
         details.configuration,

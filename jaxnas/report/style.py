@@ -53,10 +53,12 @@ figure svg { display: block; width: 100%; height: auto; max-width: 640px; }
   margin: 12px 0 0; font-size: 14px; }
 .legend li { display: flex; align-items: center; gap: 7px; overflow-wrap: anywhere; }
 .swatch { width: 34px; height: 12px; flex: none; }
+.bar { width: 150px; height: 14px; display: block; margin-top: 3px; }
 svg text { font-size: 12px; fill: var(--soft); font-variant-numeric: tabular-nums; }
 svg text.name { fill: var(--ink); }
 .grid { stroke: var(--rule); stroke-width: 1; }
 .axis { stroke: var(--soft); stroke-width: 1; }
+.whisker { stroke: var(--ink); stroke-width: 1.4; }
 .line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; }
 .tail { stroke-width: 1; opacity: .6; }
 .band { fill: var(--c); opacity: .16; }
@@ -87,7 +89,8 @@ pre { background: var(--card); border-radius: 8px; padding: 12px 14px; overflow-
   h1 { font-size: 24px; }
   .verdict { font-size: 16px; }
   .tiles { grid-template-columns: 1fr 1fr; }
-  .grid-2 svg text { font-size: 13px; }
+  .grid-2 .bar { width: 150px; height: 14px; display: block; margin-top: 3px; }
+svg text { font-size: 13px; }
 }
 @media print {
   body { font-size: 10pt; }

@@ -25,6 +25,8 @@ def strengths(summary: Summary) -> Markup | None:
         found = summary.results.get(PREFIX + arm["name"])
         if found is not None:
             shown.setdefault(arm["strategy"], {"arm": arm["name"], **found})
+    if not shown:
+        return None
     drawn = [_method(summary, name, found) for name, found in shown.items()]
     return section(
         "Strength of operations",

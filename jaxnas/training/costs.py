@@ -1,6 +1,7 @@
 """What a network costs, read off its jaxpr, and what that costs in seconds and bytes."""
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -48,30 +49,80 @@ CONVOLUTIONS = frozenset(
 )
 
 
+class Equation(NamedTuple):
+    """An equation of a jaxpr that holds no other, and where it stands.
+
+    Attributes:
+      equation: JAX's own.
+      repeats: how often it is run by the loops around it.
+      scopes: names of the `jax.named_scope`s around it, the outermost first.
+    """
+
+    equation: Any
+    repeats: int
+    scopes: tuple[str, ...]
+
+    @property
+    def flops(self) -> float:
+        """Multiplications and additions, if it is a matrix product or a convolution."""
+        return self.repeats * _equation_flops(self.equation)
+
+    @property
+    def written(self) -> int:
+        """Scalars of its results."""
+        return self.repeats * sum(getattr(v.aval, "size", 0) for v in self.equation.outvars)
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes of its results."""
+        avals = [v.aval for v in self.equation.outvars if hasattr(v.aval, "size")]
+        return self.repeats * sum(aval.size * aval.dtype.itemsize for aval in avals)
+
+
+def equations(jaxpr, repeats: int = 1, scopes: tuple[str, ...] = ()) -> Iterator[Equation]:
+    """The equations of a jaxpr, those of inner calls and loops included.
+
+    Args:
+      jaxpr: JAX's own, open.
+      repeats: how often it is run.
+      scopes: names of the `jax.named_scope`s around it.
+
+    Yields:
+      `Equation`s in the order in which they are run.
+    """
+    for equation in jaxpr.eqns:
+        names = (getattr(scope, "name", "") for scope in equation.source_info.name_stack.stack)
+        own = (*scopes, *names)
+        inner = [p for p in equation.params.values() if hasattr(p, "jaxpr") or hasattr(p, "eqns")]
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for sub in inner:
+            yield from equations(getattr(sub, "jaxpr", sub), repeats * times, own)
+        if not inner:
+            yield Equation(equation, repeats, own)
+
+
 def _walk(jaxpr, only: frozenset[str] = frozenset()) -> np.ndarray:
     """Flops, written scalars and products of a jaxpr, inner calls included: f64[3].
 
     `only`: the primitives to count; empty: all.
     """
     total = np.zeros(3)
-    for equation in jaxpr.eqns:
-        inner = [p for p in equation.params.values() if hasattr(p, "jaxpr") or hasattr(p, "eqns")]
-        for sub in inner:
-            repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
-            total += repeats * _walk(getattr(sub, "jaxpr", sub), only)
-        if not inner and (not only or equation.primitive.name in only):
-            flops = _equation_flops(equation)
-            written = sum(getattr(v.aval, "size", 0) for v in equation.outvars)
-            total += flops, written, flops > 0.0
+    for found in equations(jaxpr):
+        if not only or found.equation.primitive.name in only:
+            flops = found.flops
+            total += flops, found.written, found.repeats * (flops > 0.0)
     return total
 
 
-def network_cost(module: Any, feature_shape: tuple[int, ...]) -> NetworkCost:
+def network_cost(
+    module: Any, feature_shape: tuple[int, ...], *, dtype: Any = jnp.float32
+) -> NetworkCost:
     """Traces a stand-alone network; compiles and runs nothing.
 
     Args:
       module: Flax module with `__call__(x, *, train)`.
       feature_shape: shape of one row of the input.
+      dtype: of the input.
 
     Returns:
       Its costs.
@@ -81,7 +132,7 @@ def network_cost(module: Any, feature_shape: tuple[int, ...]) -> NetworkCost:
       >>> network_cost(MLP((3,), num_outputs=2), (4,))[:2]
       (23, 36.0)
     """
-    variables, jaxpr = _forward_jaxpr(module, feature_shape)
+    variables, jaxpr = forward_jaxpr(module, feature_shape, dtype)
     flops, written, products = _walk(jaxpr)
     parameters = sum(
         int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(variables.get("params", {}))
@@ -89,8 +140,9 @@ def network_cost(module: Any, feature_shape: tuple[int, ...]) -> NetworkCost:
     return NetworkCost(parameters, float(flops), float(written), int(products))
 
 
-def _forward_jaxpr(module: Any, feature_shape: tuple[int, ...]):
-    x = jax.ShapeDtypeStruct((1, *feature_shape), jnp.float32)
+def forward_jaxpr(module: Any, feature_shape: tuple[int, ...], dtype: Any = jnp.float32):
+    """Shapes of a network's variables, and the jaxpr of its forward pass of one row."""
+    x = jax.ShapeDtypeStruct((1, *feature_shape), dtype)
     variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), x)
     jaxpr = jax.make_jaxpr(lambda v, x: module.apply(v, x, train=False))(variables, x)
     return variables, jaxpr.jaxpr
@@ -158,6 +210,6 @@ class ProgramSize(NamedTuple):
 def conv_share(space: SearchSpace, shape: tuple[int, ...]) -> float:
     """Fraction of the flops that are convolutions', in the network of the last choices."""
     module = space.network(np.asarray([n - 1 for n in space.num_choices]))
-    jaxpr = _forward_jaxpr(module, shape)[1]
+    jaxpr = forward_jaxpr(module, shape)[1]
     total, convolutions = _walk(jaxpr)[0], _walk(jaxpr, CONVOLUTIONS)[0]
     return convolutions / max(total, 1.0)

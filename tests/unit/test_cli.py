@@ -45,7 +45,7 @@ def finished(tmp_path_factory, data_path):
     path = tmp_path_factory.mktemp("runs") / "x"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "cpu_devices", lambda num_devices: num_devices)
-        assert search(data_path, path) == 0
+        assert search(data_path, path, "--proxies", "snip", "--latency", "3") == 0
     return path
 
 
@@ -80,6 +80,18 @@ def test_the_winner_is_stored_with_its_test_score(finished):
     logits = network.apply(variables, made.data.test.x, train=False)
     accuracy = np.mean(np.argmax(logits, axis=-1) == made.data.test.y)
     assert winner["test"]["accuracy"] == pytest.approx(accuracy)
+
+
+def test_scores_layers_and_latency_are_recorded_where_asked_for(finished):
+    run = store.open_run(finished)
+    assert all(row.metrics["proxy_snip"] > 0 for row in run.rows())
+    latency, layers, winner = (run.result(name) for name in ("latency", "layers", "winner"))
+    assert layers["arch"] == winner["arch"] == latency["networks"][0]["arch"]
+    assert len(latency["networks"]) == 3
+    best = max(run.rows(), key=lambda row: row.fitness)
+    assert sum(layer["parameters"] for layer in layers["layers"]) == best.metrics["parameters"]
+    page = (finished / "report.html").read_text()
+    assert "Cost of the winner by" in page and "Latency, measured and" in page
 
 
 def test_resuming_a_finished_run_changes_nothing(finished, capsys):

@@ -17,6 +17,8 @@ def test_settings_survive_json():
     settings = Settings(
         **BASE,
         baseline=None,
+        proxies=("snip",),
+        latency=4,
         options=parse_options(["space.widths=[8]", "recipe.learning_rate=0.1"]),
         command="jaxnas search",
     )
@@ -107,6 +109,10 @@ BAD = [
     ({"num_seeds": 0}, "num_seeds must be a whole number of at least 1, got 0"),
     ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
     ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+    ({"latency": 2}, "latency must be a whole number of at least 3, got 2"),
+    ({"latency": -1}, "latency must be a whole number of at least 3, got -1"),
+    ({"proxies": ("snip", "luck")}, "proxies must be different names in"),
+    ({"proxies": ("snip", "snip")}, "proxies must be different names in"),
     ({"devices": 0}, "devices must be a whole number of at least 1, got 0"),
     ({"options": {"space": {"width": [8]}}}, r"unknown option space\.width; allowed are .*widths"),
     ({"options": {"strategy": {"policy": "x"}}}, r"unknown option strategy\.policy; allowed are"),
@@ -136,6 +142,7 @@ def test_bad_settings_are_refused_before_anything_is_loaded(monkeypatch, changes
         ({"options": {"recipe": {"batch_size": 1000}}}, "larger than the .* training rows"),
         ({"options": {"retrain": {"learning_rate": 0}}}, "learning_rate must be above 0"),
         ({"options": {"data": {"test_fraction": 2.0}}}, "test_fraction"),
+        ({"proxies": ("zen",)}, "zen|features|probe"),
         ({"data": "nowhere"}, "'nowhere' is neither a bundled data set"),
     ],
 )
