@@ -89,8 +89,7 @@ pre { background: var(--card); border-radius: 8px; padding: 12px 14px; overflow-
   h1 { font-size: 24px; }
   .verdict { font-size: 16px; }
   .tiles { grid-template-columns: 1fr 1fr; }
-  .grid-2 .bar { width: 150px; height: 14px; display: block; margin-top: 3px; }
-svg text { font-size: 13px; }
+  .grid-2 svg text { font-size: 13px; }
 }
 @media print {
   body { font-size: 10pt; }
