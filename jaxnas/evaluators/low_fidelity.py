@@ -184,8 +184,8 @@ def smaller_images(data: Data, resolution: int) -> Data:
         blocks = split.x.reshape(-1, resolution, factor, resolution, factor, shape[2])
         return Split(jnp.mean(blocks, axis=(2, 4)), split.y)
 
-    parts = {name: smaller(getattr(data, name)) for name in ("train", "valid", "test")}
-    return dataclasses.replace(data, **parts)
+    train, valid, test = map(smaller, (data.train, data.valid, data.test))
+    return dataclasses.replace(data, train=train, valid=valid, test=test)
 
 
 def _check_decisions(space: SearchSpace, cheap_space: SearchSpace) -> None:

@@ -106,7 +106,7 @@ def resume_candidate(
     return finish(run, loop), loop
 
 
-def whole_epochs(budget, epochs: int):
+def whole_epochs(budget: Any, epochs: Any) -> Any:
     """How many of `epochs` a budget buys, rounded up, as a float: f32[...], NumPy's or JAX's.
 
     Example:

@@ -118,7 +118,7 @@ def race(
     for rung, epochs in enumerate(until):
         if rung and chance is None:
             alive = best_share(score, alive, eta)
-        elif rung:
+        elif rung and chance is not None:
             curves, seen, total = track.collected.valid_curve, until[rung - 1][0], until[-1][0]
             sound = alive[np.isfinite(score[alive])]
             alive = contenders(curves, int(seen), int(total), sound, chance)
