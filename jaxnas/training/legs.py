@@ -1,9 +1,10 @@
 """Programs that train candidates leg by leg: up to an epoch, and later on from there.
 
 A leg's program takes where its candidates stand (`jaxnas.training.candidate.Loop`) and returns it
-in the same buffers, so that slots that no candidate sits in cost neither time nor copies: a call
-with few candidates left is the same program with fewer slots filled. Between legs the candidates
-that go on are moved together; nothing leaves the devices.
+in the same memory. A call with few candidates left is the same program with fewer slots filled:
+an empty slot costs no training, but each call copies all states once (0.5 ms per slot of 1.3 MiB
+on a core, where an epoch takes 100 ms and a program for fewer slots would take 10 s or more to
+compile). Between legs the candidates that go on are moved together; nothing leaves the devices.
 """
 
 from functools import lru_cache, partial
@@ -59,7 +60,7 @@ def stacked_shapes(
 
 
 def _resume_buckets(trainees: tuple[Trainee, ...], group_size: int, leg: Leg, loops, train, valid):
-    """Trains one device's share on, in place; see `_train_buckets`."""
+    """Trains one device's share on; see `program._train_buckets`."""
     arch, budget, seed, bounds, until = (field[0] for field in leg)
     loops = jax.tree.map(lambda a: a[0], loops)
     resumes = [jax.jit(partial(resume_candidate, t, train, valid)) for t in trainees]

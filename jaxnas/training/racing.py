@@ -6,7 +6,8 @@ go on do so from the weights they have, which never leave the devices, and the l
 the schedule of their whole budget. So a survivor is trained as `population.train` would train it.
 
 Between rungs the survivors are moved into as few slots and as evenly over the devices as there are
-candidates left (`jaxnas.training.legs`); the program stays the same, for empty slots cost nothing.
+candidates left (`jaxnas.training.legs`). The program stays the same: empty slots cost a copy of
+their states, which is far less than to compile a program for fewer.
 """
 
 import dataclasses

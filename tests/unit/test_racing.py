@@ -226,8 +226,7 @@ def test_a_candidate_that_does_not_fit_is_left_out():
     assert found.budget[1] == 0.0 and sorted(found.rung) == [-1, 0, 1]
 
 
-def test_loops_are_updated_in_place(space, data):
-    """Or empty slots would cost a copy."""
+def test_loops_are_returned_in_the_memory_they_came_in(space, data):
     job = Job(space, RECIPE, data, resumable=True)
     program = job.program((space.full_bucket,), 1)
     inputs = job.inputs(program, 16)
