@@ -29,6 +29,7 @@ NAMES = (
     "pareto_tabular",
     "population_cells",
     "population_mlp",
+    "racing",
     "rank_agreement",
     "strategies_mlp",
     "strategies_tabular",

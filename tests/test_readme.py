@@ -19,7 +19,7 @@ def blocks(language):
 
 
 @pytest.mark.parametrize(
-    "code", blocks("python"), ids=["training", "vmap", "sweep", "sharing", "objectives"]
+    "code", blocks("python"), ids=["training", "vmap", "sweep", "sharing", "objectives", "racing"]
 )
 def test_python_blocks_run(code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

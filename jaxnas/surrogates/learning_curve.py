@@ -28,6 +28,7 @@ from jax.scipy.special import betainc, gammaln
 _RATES = np.geomspace(0.1, 8.0, 16)
 _SHAPE, _SCALE = 1.0, 1e-5  # of the prior of the noise's variance, for scores in [0, 1]
 _PRECISION = 1e-4  # of the prior of a and b, in units of the noise's
+_NUM_QUANTILES = 16  # that stand for a Student t distribution
 
 
 class Extrapolation(NamedTuple):
@@ -106,6 +107,41 @@ def may_stop(
     return jnp.isfinite(best) & (chance < level)
 
 
+def chances_to_win(curves: Array, num_seen: int | Array) -> Array:
+    """Chance of each candidate to end above the one that is expected to end highest.
+
+    To win it takes to end above everyone, so this bounds the chance to win from above. Candidates
+    are taken as independent given what was seen.
+
+    Args:
+      curves: f32[P, E], see `extrapolate`; a row with NaN among the first `num_seen` has failed.
+      num_seen: how many values of each are known, at least 1. May be traced.
+
+    Returns:
+      f32[P], about a half for the leader itself, 0 for failed candidates.
+
+    Example:
+      >>> curve = 0.9 - 0.6 / jnp.arange(1.0, 51.0)
+      >>> chances = chances_to_win(jnp.stack([curve, curve - 0.1, jnp.nan * curve]), 10)
+      >>> [round(float(chance), 1) for chance in chances]
+      [0.5, 0.0, 0.0]
+    """
+    curves = jnp.asarray(curves, jnp.float32)
+    seen = jnp.arange(curves.shape[1]) < num_seen
+    failed = jnp.any(seen & jnp.isnan(curves), axis=1)
+    found = jax.vmap(lambda curve: extrapolate(curve, num_seen))(
+        jnp.where(failed[:, None], 0.0, curves)
+    )
+    expected = jnp.sum(found.weights * found.means, axis=1)
+    leader = jnp.argmax(jnp.where(failed, -jnp.inf, expected))
+    values, weights = _quantiles(jax.tree.map(lambda leaf: leaf[leader], found))
+
+    def chance(one):
+        return jnp.sum(weights * jax.vmap(one.chance_above)(values))
+
+    return jnp.where(failed, 0.0, jax.lax.map(chance, found))
+
+
 def sum_of_losses(curve: Array, num_seen: int | Array, *, decay: float | Array = 1.0) -> Array:
     """Minus the sum of training losses so far, so that more is better.
 
@@ -126,6 +162,18 @@ def sum_of_losses(curve: Array, num_seen: int | Array, *, decay: float | Array =
     age = num_seen - 1 - jnp.arange(len(curve))
     weight = jnp.where(age == 0, 1.0, jnp.asarray(decay) ** jnp.maximum(age, 1))
     return -jnp.sum(jnp.where((age >= 0) & (weight > 0), weight * curve, 0.0))
+
+
+def _quantiles(found: Extrapolation) -> tuple[Array, Array]:
+    """The mixture as points with weights: f32[K * Q] each, Q of equal weight per curve."""
+    grid = jnp.sinh(jnp.linspace(0.0, 6.0, 257))  # standard deviations above the middle
+    above = 0.5 * betainc(0.5 * found.degrees, 0.5, found.degrees / (found.degrees + grid * grid))
+    middles = (jnp.arange(_NUM_QUANTILES) + 0.5) / _NUM_QUANTILES
+    upper = jnp.interp(jnp.minimum(middles, 1.0 - middles), above[::-1], grid[::-1])
+    points = jnp.where(middles > 0.5, upper, -upper)
+    values = found.means[:, None] + found.scales[:, None] * points
+    weights = jnp.repeat(found.weights / _NUM_QUANTILES, _NUM_QUANTILES)
+    return values.reshape(-1), weights
 
 
 def _shapes(num_epochs: int) -> np.ndarray:

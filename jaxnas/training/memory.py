@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from jaxnas.parallel import device_mesh
 from jaxnas.space import Bucket, SearchSpace
+from jaxnas.training import legs
 from jaxnas.training.costs import ProgramSize
 from jaxnas.training.data import Data
 from jaxnas.training.program import Program, batch_shapes, make_program, make_trainee, split_shapes
@@ -40,6 +41,7 @@ class Job:
       batch_devices: devices per candidate.
       remat: see `Plan`.
       keep: whether variables are returned.
+      resumable: whether candidates are trained leg by leg, see `jaxnas.training.legs`.
     """
 
     space: SearchSpace
@@ -49,6 +51,7 @@ class Job:
     batch_devices: int = 1
     remat: bool = False
     keep: bool = False
+    resumable: bool = False
 
     @property
     def num_shards(self) -> int:
@@ -70,14 +73,28 @@ class Job:
         return self._program(buckets, group_size, recipe, self.num_shards, 1)
 
     def shapes(self, num_buckets: int, num_slots: int) -> tuple[Any, ...]:
-        """Shapes of a program's inputs."""
+        """Shapes of the inputs of a program that is not resumable."""
         batch = batch_shapes(self.num_shards, num_slots, self.space.num_decisions, num_buckets)
         return batch, *split_shapes(self.data)
+
+    def inputs(self, program: Program, num_slots: int) -> tuple[Any, ...]:
+        """Shapes of all inputs of one of this job's programs."""
+        batch, train, valid = self.shapes(len(program.trainees), num_slots)
+        if not self.resumable:
+            return batch, train, valid
+        return legs.leg_shapes(batch), self.loops(program, num_slots), train, valid
+
+    def loops(self, program: Program, num_slots: int) -> list[Any]:
+        """Shapes of the loops of a resumable program."""
+        layout, train = (self.num_shards, num_slots), split_shapes(self.data)[0]
+        return legs.stacked_shapes(program.trainees, self.space.num_decisions, train, layout)
 
     def _program(self, buckets, group_size, recipe, num_devices, batch_devices) -> Program:
         task = self.data.task
         trainees = [make_trainee(self.space, b, task, recipe, self.remat) for b in buckets]
         mesh = device_mesh(num_devices, batch_devices)
+        if self.resumable:
+            return legs.make_leg_program(tuple(trainees), group_size, mesh)
         return make_program(tuple(trainees), group_size, self.keep, mesh)
 
 
@@ -106,7 +123,7 @@ class Footprint(NamedTuple):
 def footprint(job: Job, buckets: tuple[Bucket, ...], group_size: int, num_slots: int) -> Footprint:
     """Predicts what a program takes; traces it, for `num_slots`, which a run may then use."""
     program = job.stand_in(buckets, group_size)
-    shapes = job.shapes(len(buckets), num_slots)
+    shapes = job.inputs(program, num_slots)
     total, slot = program.predicted_bytes(*shapes), program.slot_bytes(*shapes)
     return Footprint(total - num_slots * slot, slot, program.size(*shapes))
 
@@ -183,14 +200,14 @@ def _fit_slots(
     least = num_slots_of(1, len(buckets), group_size)
     slots = max(least, num_slots_of(chunk, len(buckets), group_size))
     if limit is None:
-        return slots, program.compile(*job.shapes(len(buckets), slots))
+        return slots, program.compile(*job.inputs(program, slots))
     predicted = footprint(job, buckets, group_size, slots)
     if predicted.total(least) > HOPELESS * limit:
         return None, 0.0
     slots = _rounded(min(slots, max(least, predicted.fitting(limit))), least, group_size)
     seconds = 0.0
     while True:
-        shapes = job.shapes(len(buckets), slots)
+        shapes = job.inputs(program, slots)
         seconds += program.compile(*shapes)
         excess = program.compiled_bytes(*shapes) - limit
         if excess <= 0:

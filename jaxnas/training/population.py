@@ -1,5 +1,6 @@
 """Trains a population of different networks in one compiled program per plan."""
 
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from jax import Array
 
 from jaxnas import counter
 from jaxnas.parallel import collect, device_mesh, spread
-from jaxnas.space import SearchSpace, canonical
+from jaxnas.space import Bucket, SearchSpace, canonical
 from jaxnas.training import plan as planning
 from jaxnas.training import prediction
 from jaxnas.training.costs import CostModel, cost_of
@@ -85,6 +86,38 @@ def train(
       ValueError: if `arch` does not fit the space, `budget` is out of range, or a batch is larger
         than the data.
     """
+    prepared = prepare(space, arch, data, recipe, key, plan, budget)
+    plan, job = prepared.plan, dataclasses.replace(prepared.job, keep=keep_variables)
+    fitted = fit(job, prepared.buckets, plan.group_size, plan.chunk, plan.memory_limit)
+    collected = Collected(job, prepared.candidates.arch)
+    collected.refuse(fitted.reasons, prepared.candidates.bucket_ids)
+    _run(collected, fitted, prepared.candidates)
+    return collected.finish(plan.report, fitted.compile_seconds)
+
+
+class Candidates(NamedTuple):
+    """What is known of the candidates on the host."""
+
+    arch: np.ndarray  # i32[P, D]
+    budget: np.ndarray  # f32[P]
+    seeds: np.ndarray  # u32[P, 2]
+    bucket_ids: np.ndarray  # i[P]
+    seconds: np.ndarray  # f[P], predicted
+
+
+class Prepared(NamedTuple):
+    """A checked request to train a population."""
+
+    plan: Plan
+    job: Job
+    buckets: tuple[Bucket, ...]  # those of a plan that was given, or those that are needed
+    candidates: Candidates
+
+
+def prepare(
+    space: SearchSpace, arch, data: Data, recipe: Recipe, key: Array, plan: Plan | None, budget
+) -> Prepared:
+    """Checks the arguments of `train`, chooses a plan where there is none, finds the buckets."""
     arch = _checked_arch(space, arch)
     budget = _checked_budget(budget, len(arch))
     kept = [] if plan is None else plan.buckets(space)
@@ -97,36 +130,26 @@ def train(
     kinds = kinds.reshape(-1)
     bucket_ids = np.asarray([position[bucket] for bucket in buckets])[kinds]
     seconds = _predicted_seconds(space, plan, rows, data, recipe)[kinds] * budget
-
-    job = Job(space, recipe, data, plan.num_devices, plan.batch_devices, plan.remat, keep_variables)
-    fitted = fit(job, distinct, plan.group_size, plan.chunk, plan.memory_limit)
     seeds = np.asarray(jax.vmap(counter.seed_from_key)(split_like(key, len(arch))))
-    collected = _Collected(job, arch, recipe.epochs)
-    collected.refuse(fitted.reasons, bucket_ids)
-    _run(collected, fitted, _Candidates(arch, budget, seeds, bucket_ids, seconds))
-    return collected.finish(plan.report, fitted.compile_seconds)
+    job = Job(space, recipe, data, plan.num_devices, plan.batch_devices, plan.remat)
+    return Prepared(plan, job, distinct, Candidates(arch, budget, seeds, bucket_ids, seconds))
 
 
-class _Candidates(NamedTuple):
-    """What is known of the candidates on the host."""
+def fitted_ids(fitted: Fitted, bucket_ids: np.ndarray) -> np.ndarray:
+    """Positions among the buckets that fit: i64[P], -1 for candidates of the others."""
+    place = np.full(int(bucket_ids.max()) + 1, -1)
+    for index, bucket in enumerate(fitted.kept):
+        if bucket < len(place):
+            place[bucket] = index
+    return place[bucket_ids]
 
-    arch: np.ndarray  # i32[P, D]
-    budget: np.ndarray  # f32[P]
-    seeds: np.ndarray  # u32[P, 2]
-    bucket_ids: np.ndarray  # i[P]
-    seconds: np.ndarray  # f[P], predicted
 
-
-def _run(collected: "_Collected", fitted: Fitted, candidates: _Candidates) -> None:
+def _run(collected: "Collected", fitted: Fitted, candidates: Candidates) -> None:
     """Trains the candidates whose buckets fit, call after call."""
     if fitted.program is None:
         return
     job = collected.job
-    place = np.full(int(candidates.bucket_ids.max()) + 1, -1)
-    for index, bucket in enumerate(fitted.kept):
-        if bucket < len(place):
-            place[bucket] = index
-    bucket_ids = place[candidates.bucket_ids]
+    bucket_ids = fitted_ids(fitted, candidates.bucket_ids)
     mesh = device_mesh(job.num_devices, job.batch_devices)
     splits = spread(mesh, (job.data.train, job.data.valid))
     layout = Layout(job.num_shards, fitted.num_slots, fitted.group_size, len(fitted.kept))
@@ -135,10 +158,10 @@ def _run(collected: "_Collected", fitted: Fitted, candidates: _Candidates) -> No
         fields = (candidates.arch[index], candidates.budget[index], candidates.seeds[index])
         batch = spread(mesh, Batch(*fields, slots.bounds), "candidate")
         outputs, seconds = fitted.program(batch, *splits)
-        collected.add(slots, outputs, candidates.seconds, seconds)
+        collected.add(slots, outputs[0], candidates.seconds, seconds)
         if job.keep:
             modules = [trainee.module for trainee in fitted.program.trainees]
-            collected.keep(slots, outputs, bucket_ids, modules)
+            collected.keep(slots, outputs[1], bucket_ids, modules)
 
 
 def _checked_arch(space, arch) -> np.ndarray:
@@ -167,12 +190,12 @@ def _predicted_seconds(space, plan, archs, data, recipe) -> np.ndarray:
     return np.asarray([prediction.step_seconds(model, space, plan, a, rows, shape) for a in archs])
 
 
-class _Collected:
+class Collected:
     """Puts the results of several calls back into the order of the candidates."""
 
-    def __init__(self, job: Job, arch: np.ndarray, epochs: int):
+    def __init__(self, job: Job, arch: np.ndarray):
         self.job, self.arch = job, arch
-        size = len(arch)
+        size, epochs = len(arch), job.recipe.epochs
         names = ("loss", score_name(job.data.task), "train_loss")
         self.metrics = {name: np.full(size, np.nan, np.float32) for name in names}
         self.metrics["epochs"] = np.zeros(size, np.float32)
@@ -187,9 +210,9 @@ class _Collected:
         if reasons:
             self.reasons = [reasons.get(int(bucket)) for bucket in bucket_ids]
 
-    def add(self, slots: Slots, outputs, predicted: np.ndarray, seconds: float) -> None:
-        """Puts the scores of one call into place."""
-        outcome = collect(outputs[0])
+    def add(self, slots: Slots, outcomes, predicted: np.ndarray, seconds: float) -> None:
+        """Puts the scores of one call into place; seconds add up."""
+        outcome = collect(outcomes)
         filled = slots.rows >= 0
         rows = slots.rows[filled]
         for name, values in outcome.metrics.items():
@@ -198,12 +221,17 @@ class _Collected:
         self.valid_curve[rows] = outcome.valid_curve[filled]
         # Devices work side by side: a candidate is charged its share of one device's time.
         share = predicted[rows] / max(predicted[rows].sum(), 1e-30)
-        self.seconds[rows] = share * seconds * slots.rows.shape[0]
+        self.seconds[rows] += share * seconds * slots.rows.shape[0]
         self.run_seconds += seconds
 
-    def keep(self, slots: Slots, outputs, bucket_ids: np.ndarray, modules: list[Any]) -> None:
+    def charge(self, rows: np.ndarray, seconds: float) -> None:
+        """Shares seconds of devices evenly out to candidates."""
+        self.seconds[rows] += seconds / len(rows)
+        self.run_seconds += seconds / self.job.num_shards
+
+    def keep(self, slots: Slots, variables, bucket_ids: np.ndarray, modules: list[Any]) -> None:
         """Takes the stand-alone variables out of one call's outputs."""
-        kept = collect(outputs[1])
+        kept = collect(variables)
         for device, slot in np.argwhere(slots.rows >= 0):
             row = slots.rows[device, slot]
             bucket = bucket_ids[row]

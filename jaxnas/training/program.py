@@ -6,6 +6,7 @@ life of the process, for every shape of its inputs.
 """
 
 import time
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -136,62 +137,52 @@ class _Version:
 
 
 class Program:
-    """A function of `(batch, train, valid)` that is compiled ahead of time.
+    """A function that is compiled ahead of time, of `(batch, train, valid)` for example.
 
     Compiling and running are timed apart, and memory is known before the first run.
+
+    Args:
+      trainees: of the buckets, in their order.
+      function: jitted, `(*arguments) -> outputs`.
     """
 
-    def __init__(
-        self, trainees: tuple[Trainee, ...], group_size: int, keep: bool, mesh: Mesh
-    ) -> None:
+    def __init__(self, trainees: tuple[Trainee, ...], function: Any) -> None:
         self.trainees = trainees
-        candidates, whole = PartitionSpec("candidate"), PartitionSpec()
-        # The mini-batch axis, if it is split, is left to the compiler: see `parallel.split_rows`.
-        manual = {"candidate"} if mesh.shape["batch"] > 1 else set(mesh.axis_names)
-        mapped = jax.shard_map(
-            partial(_train_buckets, trainees, group_size, keep),
-            mesh=mesh,
-            in_specs=(candidates, whole, whole),
-            out_specs=candidates,
-            axis_names=manual,
-            check_vma=False,
-        )
-        placed, copied = NamedSharding(mesh, candidates), NamedSharding(mesh, whole)
-        self._function = jax.jit(mapped, in_shardings=(placed, copied, copied))
+        self._function = function
         self._versions: dict[Any, _Version] = {}
 
-    def __call__(self, batch: Batch, train: Split, valid: Split) -> tuple[PyTree, float]:
+    def __call__(self, *arguments: PyTree) -> tuple[PyTree, float]:
         """The outputs and the seconds it took to run, without compilation."""
-        version = self._version(batch, train, valid)
-        self.compile(batch, train, valid)
+        version = self._version(*arguments)
+        self.compile(*arguments)
         started = time.perf_counter()
-        outputs = jax.block_until_ready(version.compiled(batch, train, valid))
+        outputs = jax.block_until_ready(version.compiled(*arguments))
         return outputs, time.perf_counter() - started
 
-    def compile(self, batch: Batch, train: Split, valid: Split) -> float:
+    def compile(self, *arguments: PyTree) -> float:
         """Compiles for these shapes; the seconds that and tracing took, 0 if done before."""
-        version = self._version(batch, train, valid)
+        version = self._version(*arguments)
         if version.compiled is not None:
             return 0.0
         started = time.perf_counter()
         version.compiled = version.traced.lower().compile()
         return version.seconds + time.perf_counter() - started
 
-    def predicted_bytes(self, batch: Batch, train: Split, valid: Split) -> int:
+    def predicted_bytes(self, *arguments: PyTree) -> int:
         """Peak memory per device as predicted from the trace, inputs included."""
-        version = self._version(batch, train, valid)
+        version = self._version(*arguments)
         if version.predicted is None:
             body = liveness.inner_jaxpr(version.traced.jaxpr.jaxpr, "shard_map")
             inputs = sum(liveness.num_bytes(v.aval) for v in body.invars)
             version.predicted = inputs + liveness.peak_bytes(body)
         return version.predicted
 
-    def compiled_bytes(self, batch: Batch, train: Split, valid: Split) -> int:
+    def compiled_bytes(self, *arguments: PyTree) -> int:
         """Peak memory per device in the compiler's account, inputs included; compiles first."""
-        self.compile(batch, train, valid)
-        found = self._version(batch, train, valid).compiled.memory_analysis()
+        self.compile(*arguments)
+        found = self._version(*arguments).compiled.memory_analysis()
         if found is None:  # a backend that does not say
-            return self.predicted_bytes(batch, train, valid)
+            return self.predicted_bytes(*arguments)
         return (
             found.temp_size_in_bytes
             + found.argument_size_in_bytes
@@ -199,9 +190,9 @@ class Program:
             - found.alias_size_in_bytes
         )
 
-    def size(self, batch: Batch, train: Split, valid: Split) -> ProgramSize:
+    def size(self, *arguments: PyTree) -> ProgramSize:
         """How much there is to compile."""
-        version = self._version(batch, train, valid)
+        version = self._version(*arguments)
         if version.size is None:
             body = liveness.inner_jaxpr(version.traced.jaxpr.jaxpr, "shard_map")
             names = liveness.operation_names(body)
@@ -209,29 +200,57 @@ class Program:
             version.size = ProgramSize(len(names), convolutions)
         return version.size
 
-    def text(self, batch: Batch, train: Split, valid: Split) -> str:
+    def text(self, *arguments: PyTree) -> str:
         """The compiled program as the compiler prints it; compiles first."""
-        self.compile(batch, train, valid)
-        return self._version(batch, train, valid).compiled.as_text()
+        self.compile(*arguments)
+        return self._version(*arguments).compiled.as_text()
 
-    def slot_bytes(self, batch: Batch, train: Split, valid: Split) -> int:
-        """Bytes that one more slot per device takes: what goes in and what comes out."""
-        outputs = self._version(batch, train, valid).traced.out_info
-        fields = [batch.arch, batch.budget, batch.seed, *jax.tree.leaves(outputs)]
+    def slot_bytes(self, *arguments: PyTree) -> int:
+        """Bytes that one more slot per device takes: what goes in and what comes out.
+
+        For programs of a batch or a leg and its loops, followed by `(train, valid)`.
+        """
+        outputs = self._version(*arguments).traced.out_info
+        batch, *loops = arguments[:-2]
+        fields = jax.tree.leaves((batch._replace(bounds=()), loops, outputs))
         slots = batch.arch.shape[0] * batch.arch.shape[1]
         return sum(field.dtype.itemsize * int(np.prod(field.shape)) // slots for field in fields)
 
     def _version(self, *arguments) -> _Version:
-        shapes = tuple((a.shape, a.dtype) for a in jax.tree.leaves(arguments))
+        leaves, structure = jax.tree.flatten(arguments)
+        shapes = (structure, *((a.shape, a.dtype) for a in leaves))
         if shapes not in self._versions:
             self._versions[shapes] = _Version(self._function, arguments)
         return self._versions[shapes]
 
 
+def dealt(body: Callable, mesh: Mesh, num_dealt: int, **options: Any) -> Any:
+    """Jitted `body(*dealt, train, valid)` over a mesh.
+
+    Args:
+      body: computes one device's share; leading axis 1 of the dealt arguments and the outputs.
+      mesh: the devices.
+      num_dealt: how many arguments are dealt over candidates; the splits are copied.
+      **options: of `jax.jit`.
+    """
+    candidates, whole = PartitionSpec("candidate"), PartitionSpec()
+    mapped = jax.shard_map(
+        body,
+        mesh=mesh,
+        in_specs=(candidates,) * num_dealt + (whole, whole),
+        out_specs=candidates,
+        # The mini-batch axis, if it is split, is left to the compiler: see `parallel.split_rows`.
+        axis_names={"candidate"} if mesh.shape["batch"] > 1 else set(mesh.axis_names),
+        check_vma=False,
+    )
+    placed, copied = NamedSharding(mesh, candidates), NamedSharding(mesh, whole)
+    return jax.jit(mapped, in_shardings=(placed,) * num_dealt + (copied, copied), **options)
+
+
 @lru_cache(maxsize=64)
 def make_program(trainees: tuple[Trainee, ...], group_size: int, keep: bool, mesh: Mesh) -> Program:
     """The program for these buckets; the same object for the same arguments."""
-    return Program(trainees, group_size, keep, mesh)
+    return Program(trainees, dealt(partial(_train_buckets, trainees, group_size, keep), mesh, 1))
 
 
 def split_shapes(data: Data) -> tuple[Split, Split]:

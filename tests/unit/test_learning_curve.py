@@ -10,7 +10,12 @@ import pytest
 from scipy import stats
 
 from jaxnas.surrogates import learning_curve
-from jaxnas.surrogates.learning_curve import extrapolate, may_stop, sum_of_losses
+from jaxnas.surrogates.learning_curve import (
+    chances_to_win,
+    extrapolate,
+    may_stop,
+    sum_of_losses,
+)
 
 DATA = Path(os.environ.get("JAXNAS_DATA", "../shared/data"))
 EPOCHS = 60
@@ -115,3 +120,33 @@ def test_stopping_real_curves_loses_no_winner_and_saves_epochs():
     assert np.mean(lost) < 0.002
     # Little is saved: most of these curves rise in their last epochs, and the rule allows for it.
     assert np.mean(spent) < 0.95
+
+
+def test_chances_to_win_are_those_of_draws_and_bound_the_chance_to_be_first():
+    every, num_seen, num_draws = curves(6, 0.02, seed=2), 8, 100_000
+    chances = np.asarray(jax.jit(chances_to_win)(every, num_seen))
+    found = jax.vmap(lambda curve: extrapolate(curve, num_seen))(every)
+    weights, means, scales = (np.asarray(f, np.float64) for f in found[:3])
+    rng = np.random.default_rng(0)
+
+    def draw(row):
+        curve = rng.choice(len(weights[row]), num_draws, p=weights[row] / weights[row].sum())
+        noise = rng.standard_t(float(found.degrees[row]), num_draws)
+        return means[row, curve] + scales[row, curve] * noise
+
+    draws = np.stack([draw(row) for row in range(len(every))])
+    leader = int(np.argmax((weights * means).sum(axis=1)))
+    beaten = (draws > draw(leader)).mean(axis=1)
+    np.testing.assert_allclose(chances, beaten, atol=0.02)
+    assert 0.0 < np.sort(chances)[-2] < 0.5  # a race that is not decided
+    first = np.bincount(draws.argmax(axis=0), minlength=len(every)) / num_draws
+    others = np.arange(len(every)) != leader
+    assert (first[others] <= chances[others] + 0.02).all()
+
+
+def test_failed_curves_have_no_chance_and_do_not_lead():
+    every = curves(3, 0.01)
+    every[1, 4:] = np.nan
+    chances = np.asarray(chances_to_win(every, 10))
+    assert chances[1] == 0.0 and np.isfinite(chances).all()
+    assert chances.max() == pytest.approx(0.5, abs=0.05)
