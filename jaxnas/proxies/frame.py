@@ -9,7 +9,6 @@ Candidates run one after the other (`lax.map`); several scores of one candidate 
 
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
