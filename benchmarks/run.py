@@ -21,6 +21,7 @@ from benchmarks import harness
 from jaxnas import parallel
 
 NAMES = (
+    "collapse",
     "gp_search",
     "hypergradients",
     "language_model",
@@ -33,6 +34,7 @@ NAMES = (
     "rank_agreement",
     "strategies_mlp",
     "strategies_tabular",
+    "supernet_step",
     "tabular_searches",
     "zero_cost",
 )

@@ -53,7 +53,7 @@ class SupernetStage(nn.Module):
       operations: the choices of every edge, `none` among them.
       keep: positions in `operations` of those to serve.
       search: which batch normalisation, see `jaxnas.nn.darts`.
-      residuals: see `jaxnas.nn.routing.route`.
+      residuals: see `jaxnas.nn.mixed`.
     """
 
     stage: Stage

@@ -49,7 +49,7 @@ class Operations:
     Args:
       ops: names and factories.
       keep: positions of those in use; None: all.
-      residuals: see `jaxnas.nn.routing.route`.
+      residuals: see `jaxnas.nn.mixed`.
       partial: k, where operations see the first of k groups of channels only; the others go past
         them, through 2x2 pooling where they halve the image, and channels are shuffled.
     """
@@ -143,9 +143,14 @@ class Operations:
             return choice.scale.astype(y.dtype) * y + choice.shift.astype(y.dtype), after
         if jnp.issubdtype(choice.dtype, jnp.integer):
             return self._route(call, before, choice, *operands)
+        mix = partial(self._mix, call)
+        mix = jax.checkpoint(mix) if self._residuals == "recompute" else mix
+        return mix(choice, *operands)
+
+    def _mix(self, call, choice, *operands):
         after, terms = {}, []
         for k, name in zip(self._kept, self.modules, strict=True):
-            y, after[name] = call(name, variables, seeds, x, drop_path)
+            y, after[name] = call(name, *operands)
             terms.append(choice[k].astype(y.dtype) * y)
         return sum(terms[1:], terms[0]), after
 

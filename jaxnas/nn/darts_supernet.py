@@ -44,7 +44,7 @@ class DARTSSupernet(Skeleton):
     Attributes:
       operations: of every edge, names in `OPERATIONS`; all but `none` are choices.
       bucket: per decision, the choices to serve; (): all.
-      residuals: see `jaxnas.nn.routing.route`.
+      residuals: see `jaxnas.nn.mixed`.
 
     Example:
       >>> net = DARTSSupernet(10, operations=("none", "skip_connect", "sep_conv_3x3"))

@@ -14,6 +14,11 @@ channels are shuffled afterwards, so that the next place sees others. That is th
 connection of PC-DARTS (Xu et al., 2020, https://arxiv.org/abs/1907.05737, equation 2), with `1/k`
 of the channels as in the authors' code, https://github.com/yuhuixu1993/PC-DARTS.
 
+`residuals` says what is kept for gradients. Routing keeps what `jaxnas.nn.routing.route` says.
+Mixing keeps whatever its operations' gradients read, unless it is "recompute": then all operations
+of a place run again on the way back, and in a `Cell` one edge's intermediate results are in memory
+at a time, in gradients of gradients too.
+
 An operation is a pair of a name and a function of no arguments that makes a Flax module with
 `__call__(x, *, train)`. Any module will do: with or without parameters, with batch statistics or
 other collections, with dropout. All operations of one place must return the same shape.
@@ -58,7 +63,7 @@ class MixedOp(nn.Module):
       ops: the operations, under different names.
       keep: positions in `ops` of those that may be chosen, the others are left out of the program;
         None: all. Choices still count all of `ops`.
-      residuals: see `jaxnas.nn.routing.route`.
+      residuals: see above.
       partial: k as above; operations are made for `channels / k`.
 
     Raises:
@@ -131,7 +136,7 @@ class Cell(nn.Module):
         tuple of nodes to concatenate.
       num_cells: cells in a row, for one input and the output "last"; None: one, without the axis.
       keep: see `MixedOp`; the same for all edges.
-      residuals: see `jaxnas.nn.routing.route`.
+      residuals: see above.
       partial: see `MixedOp`.
 
     Raises:

@@ -6,8 +6,8 @@ return the loss and an estimate of its total derivative with respect to alpha:
 - `first_order`: the weights do not move. Liu et al., "DARTS", 2019,
   https://arxiv.org/abs/1806.09055, equation 6 with xi = 0.
 - `unrolled`: the weights take K steps of their optimiser first, and the derivative goes back
-  through them: equation 6 exactly, for K = 1. Each step is computed again on the way back, so that
-  memory holds one step's residuals and K copies of the weights.
+  through them: equation 6 exactly, for K = 1. Unless told otherwise, each step is computed again on
+  the way back, so that memory holds one step's residuals and K copies of the weights.
 - `finite_difference`: the same for K = 1, with the mixed second derivative as a difference of two
   gradients: equations 7 and 8.
 - `conjugate_gradient`: by the implicit function theorem,
@@ -76,11 +76,13 @@ def first_order() -> Hypergradient:
     return hypergradient
 
 
-def unrolled(*, num_unrolled: int = 1) -> Hypergradient:
+def unrolled(*, num_unrolled: int = 1, recompute: bool = True) -> Hypergradient:
     """Through the optimiser's steps, exactly.
 
     Args:
       num_unrolled: steps K. Static.
+      recompute: whether each step is computed again on the way back; otherwise what it needs there
+        is kept. Static.
 
     Raises:
       ValueError: for fewer than one step.
@@ -89,12 +91,12 @@ def unrolled(*, num_unrolled: int = 1) -> Hypergradient:
 
     def hypergradient(upper: Upper, lower: Lower, weights, alpha):
         def after(alpha):
-            @jax.checkpoint
             def body(carry, _):
                 weights, memory = carry
                 gradient = jax.grad(lower.loss)(weights, alpha)
                 return lower.advance(gradient, memory, weights), None
 
+            body = jax.checkpoint(body) if recompute else body
             carry = (weights, lower.memory)
             if num_unrolled == 1:
                 carry, _ = body(carry, None)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas._checks import check_count
+from jaxnas._checks import check_count, check_option
 from jaxnas.nn._darts_cells import (
     EDGES,
     INPUTS,
@@ -28,6 +28,7 @@ from jaxnas.nn._darts_cells import (
 from jaxnas.nn.darts import DARTS, edge_operation
 from jaxnas.nn.darts_supernet import DARTSSupernet
 from jaxnas.nn.operations import OPERATIONS
+from jaxnas.nn.routing import RESIDUALS
 from jaxnas.space import Decision, SearchSpace
 from jaxnas.spaces._darts_genotypes import DARTS_OPERATIONS as DARTS_OPERATIONS
 from jaxnas.spaces._darts_genotypes import GENOTYPES as GENOTYPES
@@ -48,6 +49,7 @@ def darts(
     operations: Sequence[str] = DARTS_OPERATIONS,
     auxiliary: bool = False,
     search: bool = False,
+    residuals: str = "auto",
 ) -> SearchSpace:
     """Image classifiers from normal and reduction cells; the two cells are the architecture.
 
@@ -70,6 +72,9 @@ def darts(
         `jaxnas.nn.auxiliary`; costs never count it.
       search: whether batch normalisation is that of the published search, without scale and bias,
         and one more behind pooling; see `jaxnas.nn.darts`.
+      residuals: what the supernet keeps for gradients; with "recompute", every edge computes its
+        operations again on the way back, which takes longer and far less memory. See
+        `jaxnas.nn.mixed`.
 
     Returns:
       A `SearchSpace` with decisions `normal_2_inputs`, `normal_2_op_1`, `normal_2_op_2` and so on
@@ -78,7 +83,7 @@ def darts(
 
     Raises:
       ValueError: for a number out of range, operations that are unknown, repeated or none but
-        `none`.
+        `none`, or another `residuals`.
 
     Example:
       >>> space = darts(image_size=8, num_channels=4, num_cells=3)
@@ -97,6 +102,7 @@ def darts(
         check_count(name, size, 3 if name == "num_cells" else 1)
     if image_size % 4:
         raise ValueError(f"image_size must be a multiple of 4, got {image_size}")
+    check_option("residuals", residuals, RESIDUALS)
     names = _checked_operations(operations)
     options: dict[str, Any] = {**sizes, "search": search}
 
@@ -104,7 +110,9 @@ def darts(
         return _network(names, arch, auxiliary=auxiliary, **options)
 
     def supernet(bucket):
-        return DARTSSupernet(operations=names, bucket=bucket, auxiliary=auxiliary, **options)
+        return DARTSSupernet(
+            operations=names, bucket=bucket, auxiliary=auxiliary, residuals=residuals, **options
+        )
 
     return SearchSpace(
         "darts",

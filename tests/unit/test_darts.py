@@ -82,6 +82,7 @@ def test_none_is_no_choice_and_may_be_left_out():
         ({"num_classes": 1.5}, "num_classes must be an integer"),
         ({"in_channels": 0}, "in_channels must be"),
         ({"image_size": 10}, "image_size must be a multiple of 4, got 10"),
+        ({"residuals": "none"}, "residuals must be one of .* got .none."),
         ({"operations": ("none",)}, "at least one besides 'none'"),
         ({"operations": ("skip_connect", "skip_connect")}, "none twice"),
         ({"operations": ("skip_connect", "conv")}, "operations has 'conv'"),

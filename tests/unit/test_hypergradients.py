@@ -63,9 +63,10 @@ def test_first_order_is_the_direct_derivative():
     np.testing.assert_allclose(loss, upper({"w": WEIGHTS}, ALPHA)[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("recompute", [True, False])
 @pytest.mark.parametrize("num_unrolled", [1, 2, 7])
-def test_unrolled(num_unrolled):
-    _, gradient = run(hg.unrolled(num_unrolled=num_unrolled))
+def test_unrolled(num_unrolled, recompute):
+    _, gradient = run(hg.unrolled(num_unrolled=num_unrolled, recompute=recompute))
     np.testing.assert_allclose(gradient, unrolled_in_closed_form(num_unrolled), rtol=1e-4)
 
 

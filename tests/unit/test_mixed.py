@@ -127,6 +127,20 @@ def unrolled_fn(rest):
 
 
 class TestMixedOp:
+    def test_a_mixture_can_be_computed_again_instead_of_kept(self, images, op_variables):
+        params, rest = split(op_variables)
+        kept, again = (apply_fn(MixedOp(OPS, residuals=r), rest) for r in ("auto", "recompute"))
+        assert_close(
+            trained(again, params, images, ALPHA[0]), trained(kept, params, images, ALPHA[0])
+        )
+
+        def size(apply):
+            pull = jax.vjp(lambda *a: apply(*a)[0], params, images, ALPHA[0])[1]
+            return sum(leaf.size for leaf in jax.tree.leaves(pull))
+
+        operands = sum(leaf.size for leaf in jax.tree.leaves((op_variables, images, ALPHA[0])))
+        assert size(again) <= operands < size(kept)
+
     def test_routing_equals_the_operation_itself(self, images, op_variables):
         params, rest = split(op_variables)
         routed = apply_fn(MixedOp(OPS), rest)
