@@ -13,6 +13,8 @@ from jax import Array, lax
 
 from jaxnas import counter
 from jaxnas.nn._linear import linear_op
+from jaxnas.nn._routed_cell import Operation as RoutedOperation
+from jaxnas.nn._routed_cell import route_edges
 from jaxnas.nn.drop_path import DropPath, drop_output
 from jaxnas.nn.pooling import max_pool
 from jaxnas.nn.routing import route
@@ -109,6 +111,53 @@ class Operations:
         )
         return (y if past is None else _shuffled(y, past, self._partial)), after
 
+    def run_edges(
+        self,
+        nodes: Array,
+        edges: Sequence[tuple[int, int]],
+        choice: Array,
+        variables: Variables,
+        seeds: Seeds,
+        *,
+        mutable: frozenset[str],
+        train: bool,
+        drop_path: DropPath | None = None,
+    ) -> tuple[Array, Variables]:
+        """Routes on all edges of a cell.
+
+        Args:
+          nodes: f[N, ...], the inputs, and zeros for the other nodes.
+          edges: see `route_edges`.
+          choice: i32[E].
+          variables: of the operations, with a leading axis for the edges; as are the following.
+          seeds: for the PRNG streams.
+          mutable: collections that operations may change.
+          train: static.
+          drop_path: the draws.
+
+        Returns:
+          The nodes' values, and the mutable collections of all operations after the call.
+        """
+
+        def operation(name):
+            def call(x, fixed, changed, shared):
+                seeds, draw = shared
+                used, past = self._parted(x)
+                own = {**fixed, **changed}
+                y, after = self._call(name, own, seeds, used, mutable, train, draw)
+                return (y if past is None else _shuffled(y, past, self._partial)), after
+
+            changed = _chosen(variables[name], mutable)
+            fixed = _chosen(variables[name], frozenset(variables[name]) - mutable)
+            return RoutedOperation(call, fixed, changed)
+
+        operations = [operation(name) for name in self.modules]
+        shared, place = (seeds, drop_path), self._place(choice)
+        nodes, changed = route_edges(
+            operations, place, edges, nodes, shared, residuals=self._residuals
+        )
+        return nodes, dict(zip(self.modules, changed, strict=True))
+
     def _parted(self, x: Array) -> tuple[Array, Array | None]:
         """The channels that operations see, and the others."""
         if self._partial == 1:
@@ -121,21 +170,10 @@ class Operations:
         return x[..., :size], x[..., size:]
 
     def _run(self, x, choice, variables, seeds, *, mutable, train, drop_path):
-        before = {
-            name: {c: tree for c, tree in own.items() if c in mutable}
-            for name, own in variables.items()
-        }
+        before = {name: _chosen(own, mutable) for name, own in variables.items()}
 
         def call(name, variables, seeds, x, drop_path):
-            y, after = self.modules[name].apply(
-                variables[name],
-                x,
-                train=train,
-                drop_path=drop_path,
-                rngs={stream: _key(seed, name) for stream, seed in seeds.items()},
-                mutable=list(before[name]),
-            )
-            return y, dict(after)
+            return self._call(name, variables[name], seeds, x, mutable, train, drop_path)
 
         operands = (variables, seeds, x, drop_path)
         if isinstance(choice, Gated):
@@ -161,10 +199,31 @@ class Operations:
             return y, {**unchanged, name: own}
 
         branches = [lambda *operands, n=name: branch(n, *operands) for name in self.modules]
+        return route(branches, self._place(choice), *operands, residuals=self._residuals)
+
+    def _place(self, choice: Array) -> Array:
+        """Positions among the operations in use."""
+        if len(self._kept) == self._num_ops:
+            return choice
         place = np.zeros(self._num_ops, np.int32)
         place[self._kept] = np.arange(len(self._kept))
-        index = choice if len(self._kept) == self._num_ops else jnp.asarray(place)[choice]
-        return route(branches, index, *operands, residuals=self._residuals)
+        return jnp.asarray(place)[choice]
+
+    def _call(self, name, variables, seeds, x, mutable, train, drop_path):
+        """One operation's result, and its collections in `mutable` after the call."""
+        y, after = self.modules[name].apply(
+            variables,
+            x,
+            train=train,
+            drop_path=drop_path,
+            rngs={stream: _key(seed, name) for stream, seed in seeds.items()},
+            mutable=list(_chosen(variables, mutable)),
+        )
+        return y, dict(after)
+
+
+def _chosen(variables: dict[str, PyTree], collections: frozenset[str]) -> dict[str, PyTree]:
+    return {c: tree for c, tree in variables.items() if c in collections}
 
 
 def _shuffled(y: Array, past: Array, groups: int) -> Array:

@@ -48,6 +48,7 @@ from jaxnas.nn._mixing import (
     stream_seeds,
     update_variables,
 )
+from jaxnas.nn._routed_cell import check_result
 from jaxnas.nn.drop_path import DropPath
 
 PyTree = Any
@@ -205,8 +206,7 @@ class Cell(nn.Module):
             spread = self._spread(drop_path.seed)
             draws = DropPath(jnp.broadcast_to(drop_path.rate, spread.shape[:-1]), spread)
 
-        op = partial(ops.run, mutable=mutable, train=train)
-        run = partial(self._run, op, outputs)
+        run = partial(self._run, ops, outputs, {"mutable": mutable, "train": train})
         if self.num_cells is None:
             y, updates = run(inputs, choice, variables, seeds, draws)
         else:
@@ -218,27 +218,31 @@ class Cell(nn.Module):
         update_variables(self, updates)
         return y
 
-    def _run(self, op, outputs, inputs, *own):
+    def _run(self, ops, outputs, options, inputs, choice, variables, seeds, draws):
         """One cell: its output, and the changed variables with their axis of edges."""
         empty = jnp.zeros_like(inputs[0])
         nodes = jnp.stack([*inputs, *[empty] * (self.num_nodes - self.num_inputs)])
+        routes = not isinstance(choice, Gated) and jnp.issubdtype(choice.dtype, jnp.integer)
+        run = ops.run_edges if routes else partial(self._weigh, ops.run)
+        nodes, updates = run(
+            nodes, self.edges, choice, variables, seeds, drop_path=draws, **options
+        )
+        if len(outputs) == 1:
+            return nodes[outputs[0]], updates
+        return jnp.concatenate([nodes[node] for node in outputs], axis=-1), updates
+
+    def _weigh(self, op, nodes, edges, *own, drop_path, **options):
+        """Runs every edge, whose choice has weights; see `Operations.run_edges`."""
 
         def edge(nodes, own):
             source, target, choice, variables, seeds, draw = own
             nodes, x = read(nodes, source)
-            y, updates = op(x, choice, variables, seeds, drop_path=draw)
-            if (y.shape, y.dtype) != (x.shape, x.dtype):
-                raise ValueError(
-                    f"ops must return the shape and dtype of their input, {x.dtype}{x.shape}, "
-                    f"got {y.dtype}{y.shape}"
-                )
+            y, updates = op(x, choice, variables, seeds, drop_path=draw, **options)
+            check_result(x, y)
             return add(nodes, target, y), updates
 
-        sources, targets = jnp.asarray(self.edges, jnp.int32).T
-        nodes, updates = lax.scan(edge, nodes, (sources, targets, *own))
-        if len(outputs) == 1:
-            return nodes[outputs[0]], updates
-        return jnp.concatenate([nodes[node] for node in outputs], axis=-1), updates
+        sources, targets = jnp.asarray(edges, jnp.int32).T
+        return lax.scan(edge, nodes, (sources, targets, *own, drop_path))
 
     def _check_choice(self, choice: Array | Gated) -> bool:
         """Whether there is a choice for each cell."""

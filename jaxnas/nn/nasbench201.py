@@ -13,6 +13,7 @@ which in DARTS, too, is the first place with a quarter of the image's height and
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -201,9 +202,12 @@ class NASBench201Supernet(_Skeleton):
         """Maps images f32[batch, height, width, channels] to logits f32[batch, num_classes].
 
         `choice` is i32[6], an architecture, or f32[6, K], weights of all operations on every edge,
-        or `Gated` of six operations; all cells share it.
+        or `Gated` of six operations; all cells share it. Of an architecture, edges that lead
+        nowhere are left out.
         """
         keep = tuple(sorted(set().union(*self.bucket)))
+        if not isinstance(choice, Gated) and jnp.issubdtype(choice.dtype, jnp.integer):
+            choice = self._live(choice, keep)
         edges = tuple((source, target) for target, source in EDGES)
 
         def run_stage(stage, x):
@@ -223,6 +227,23 @@ class NASBench201Supernet(_Skeleton):
             return cells(x, choice, train=train, drop_path=_fold(drop_path, stage))
 
         return self._run(x, run_stage, train=train)
+
+    def _live(self, choice: Array, keep: tuple[int, ...]) -> Array:
+        """An architecture i32[6] with `none` on the edges that lead nowhere.
+
+        No output and no gradient depends on those. An edge behind a node without inputs is another
+        matter: a normalisation has a bias to learn.
+        """
+        none = self.operations.index("none") if "none" in self.operations else -1
+        if none not in keep:
+            return choice
+        reaches: dict[int, Any] = dict.fromkeys(range(NUM_NODES - 1), False)
+        reaches[NUM_NODES - 1] = True
+        live = []
+        for edge, (target, source) in reversed(list(enumerate(EDGES))):
+            live.append(reaches[target] & (choice[edge] != none))
+            reaches[source] |= live[-1]
+        return jnp.where(jnp.stack(live[::-1]), choice, none)
 
     def weights(self, params: dict) -> dict:
         """Which parameters are weights rather than scales and biases."""

@@ -18,16 +18,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.tree_util import Partial
 
-from jaxnas.nn._residuals import Derivative, Kind, derivative
-
-Flat = Callable[..., tuple[Array, ...]]  # arrays to arrays, no pytrees
-
-RESIDUALS = ("auto", "union", "recompute")
+from jaxnas.nn._branches import RESIDUALS as RESIDUALS
+from jaxnas.nn._branches import (
+    Flat,
+    check_residuals,
+    lift_tracers,
+    moves,
+    places,
+    trace,
+    union,
+    zero_cotangent,
+    zeros,
+)
+from jaxnas.nn._residuals import Derivative, derivative
 
 
 def route(
@@ -64,33 +70,16 @@ def route(
     """
     if not branches:
         raise ValueError("branches must hold at least one function, got none")
-    if residuals not in RESIDUALS:
-        raise ValueError(f"residuals must be one of {RESIDUALS}, got {residuals!r}")
+    check_residuals(residuals)
     if len(branches) == 1:
         return branches[0](*operands)
     leaves, tree = jax.tree.flatten(operands)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
-    traced = [_trace(branch, tree, leaves) for branch in branches]
+    traced = [trace(branch, tree, leaves) for branch in branches]
     _check_equal([shape for _, shape in traced])
-    bodies, captured = _lift_tracers([closed for closed, _ in traced], len(leaves))
+    bodies, captured = lift_tracers([closed for closed, _ in traced], len(leaves))
     results = _switch(bodies, residuals, jnp.asarray(index), leaves + captured)
     return jax.tree.unflatten(jax.tree.structure(traced[0][1]), results)
-
-
-def _trace(branch: Callable[..., Any], tree: Any, leaves: list[Array]) -> tuple[ClosedJaxpr, Any]:
-    """The branch as a jaxpr of flat arrays, and its results' shapes; weak types become strong."""
-
-    def flat(*leaves):
-        results = branch(*jax.tree.unflatten(tree, leaves))
-        return jax.tree.map(_strong, results)
-
-    return jax.make_jaxpr(flat, return_shape=True)(*leaves)
-
-
-def _strong(result: Any) -> Array:
-    result = jnp.asarray(result)
-    extended = jnp.issubdtype(result.dtype, jax.dtypes.extended)
-    return result if extended else lax.convert_element_type(result, result.dtype)
 
 
 def _check_equal(shapes: list[Any]) -> None:
@@ -106,27 +95,6 @@ def _check_equal(shapes: list[Any]) -> None:
             )
 
 
-def _lift_tracers(traced: list[ClosedJaxpr], num_leaves: int) -> tuple[list[Flat], list[Array]]:
-    """Flat functions that close over no tracers, and the tracers that are operands instead."""
-    captured: dict[int, Array] = {}
-    for closed in traced:
-        captured |= {id(c): c for c in closed.consts if isinstance(c, jax.core.Tracer)}
-    position = {identity: num_leaves + i for i, identity in enumerate(captured)}
-
-    def body(closed):
-        places = [position.get(id(const)) for const in closed.consts]
-        fixed = [c if p is None else None for c, p in zip(closed.consts, places, strict=True)]
-
-        def run(*arrays):
-            consts = [c if p is None else arrays[p] for c, p in zip(fixed, places, strict=True)]
-            function = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))
-            return tuple(function(*arrays[:num_leaves]))
-
-        return run
-
-    return [body(closed) for closed in traced], list(captured.values())
-
-
 def _switch(bodies: Sequence[Flat], residuals: str, index: Array, arrays: list[Array]) -> Any:
     """`bodies[index](*arrays)` with the derivative described above."""
 
@@ -136,7 +104,7 @@ def _switch(bodies: Sequence[Flat], residuals: str, index: Array, arrays: list[A
 
     def forward(index, *arrays):
         # A gradient is only asked for where an operand depends on what is differentiated.
-        moving = tuple(k for k, array in enumerate(arrays) if _moves(array))
+        moving = tuple(k for k, array in enumerate(arrays) if moves(array))
         values = [array.value for array in arrays]
         if not moving:
             return lax.switch(index.value, bodies, *values), None
@@ -153,10 +121,6 @@ def _switch(bodies: Sequence[Flat], residuals: str, index: Array, arrays: list[A
     return routed(index, *arrays)
 
 
-def _moves(array: Any) -> bool:
-    return array.perturbed and jnp.issubdtype(array.value.dtype, jnp.inexact)
-
-
 class _Plan:
     """How the two passes of a routed operation share the work; everything here is static.
 
@@ -171,7 +135,7 @@ class _Plan:
         first = self._derivatives[0]
         self._num_arrays = len(arrays)
         self._results = first.results
-        self.slots = _union([d.saved for d in self._derivatives])
+        self.slots = union([d.saved for d in self._derivatives])
         self._operands = sorted(set().union(*(d.operands for d in self._derivatives)))
         self._outputs = sorted(set().union(*(d.outputs for d in self._derivatives)))
         # The position among the moving operands, and among all, of those with a gradient.
@@ -202,19 +166,19 @@ class _Plan:
         return gradients
 
     def _forward(self, own: Derivative) -> Flat:
-        places = _places(own.saved, self.slots)
+        own_slots = places(own.saved, self.slots)
 
         def run(*arrays):
             found = own.forward(*arrays)
             outs, saved = found[: len(self._results)], found[len(self._results) :]
-            filled = dict(zip(places, saved, strict=True))
-            slots = [filled[s] if s in filled else _zeros(k) for s, k in enumerate(self.slots)]
+            filled = dict(zip(own_slots, saved, strict=True))
+            slots = [filled[s] if s in filled else zeros(k) for s, k in enumerate(self.slots)]
             return (*outs, *slots)
 
         return run
 
     def _backward(self, own: Derivative, live: tuple[int, ...]) -> Flat:
-        places = _places(own.saved, self.slots)
+        own_slots = places(own.saved, self.slots)
 
         def run(*arrays):
             rest = iter(arrays)
@@ -223,49 +187,10 @@ class _Plan:
             slots = [next(rest) for _ in self.slots]
             given = {j: next(rest) for j in live}
             cotangents = [
-                given[j] if j in given else _zero_cotangent(kind)
+                given[j] if j in given else zero_cotangent(kind)
                 for j, kind in enumerate(self._results)
             ]
-            found = own.backward(operands, outputs, [slots[s] for s in places], cotangents)
+            found = own.backward(operands, outputs, [slots[s] for s in own_slots], cotangents)
             return tuple(found[m] for m, _ in self._graded)
 
         return run
-
-
-def _union(saved: Sequence[Sequence[Kind]]) -> list[Kind]:
-    """The fewest slots that hold the saved arrays of any one branch."""
-    slots: list[Kind] = []
-    for kinds in saved:
-        for kind in kinds:
-            short = _count(kinds, kind) - _count(slots, kind)
-            slots += [kind] * max(0, short)
-    return slots
-
-
-def _count(kinds: Sequence[Kind], kind: Kind) -> int:
-    return sum(_is_same(kind, other) for other in kinds)
-
-
-def _is_same(a: Kind, b: Kind) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype
-
-
-def _places(kinds: Sequence[Kind], slots: Sequence[Kind]) -> list[int]:
-    """The slot of each saved array, no two the same."""
-    free = list(range(len(slots)))
-    places = []
-    for kind in kinds:
-        place = next(s for s in free if _is_same(slots[s], kind))
-        free.remove(place)
-        places.append(place)
-    return places
-
-
-def _zeros(kind: Kind) -> Array:
-    return lax.full(kind.shape, 0, kind.dtype)
-
-
-def _zero_cotangent(kind: Kind) -> Any:
-    if jnp.issubdtype(kind.dtype, jnp.inexact):
-        return _zeros(kind)
-    return np.zeros(kind.shape, jax.dtypes.float0)

@@ -365,6 +365,43 @@ def test_supernet_routes_to_the_extracted_network(supernet, arch):
     np.testing.assert_allclose(apply(variables, jnp.asarray(arch)), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_edges_that_lead_nowhere_are_left_out(supernet):
+    """Everything else learns as in the network that has them; so do edges behind empty nodes."""
+    module, variables, x, _ = supernet
+    dead = (
+        [3, 3, 2, 3, 0, 0],
+        [0, 1, 2],
+    )  # an architecture, and its edges to nodes without a way out
+    empty = [0, 1, 3, 0, 0, 3], []  # node 1 has no input, but the edge out of it has a bias
+
+    def outcome(module, variables, *choice):
+        def loss(params):
+            own = {**variables, "params": params}
+            y, updated = module.apply(own, x, *choice, train=True, mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(y)), updated["batch_stats"]
+
+        (value, stats), slopes = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        return value, {"params": slopes, "batch_stats": stats}
+
+    run = jax.jit(partial(outcome, module))
+    for arch, left_out in (dead, empty):
+        found, changed = run(variables, jnp.asarray(arch))
+        changed = module.extract(changed, np.asarray(arch))
+        start = module.extract(variables, np.asarray(arch))
+        network = tiny().network(np.asarray(arch))
+        value, wanted = jax.jit(partial(outcome, network))(start)
+        np.testing.assert_allclose(found, value, rtol=1e-5)
+        for stage in range(3):
+            stats, params = (wanted[c][f"stage_{stage}_cell_0"] for c in ("batch_stats", "params"))
+            assert left_out or np.any(params["2<-1"]["norm"]["bias"])
+            for edge in left_out:
+                name = "{}<-{}".format(*[(1, 0), (2, 0), (2, 1)][edge])
+                assert not any(np.any(leaf) for leaf in jax.tree.leaves(params[name]))
+                stats[name] = start["batch_stats"][f"stage_{stage}_cell_0"][name]
+        close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+        jax.tree.map(close, changed, wanted)
+
+
 def test_all_zero_network_ignores_the_stem(supernet):
     _, variables, _, apply = supernet
     logits = apply(variables, jnp.zeros(6, jnp.int32))
