@@ -145,23 +145,26 @@ def test_a_budget_shortens_everything(space, arch, data):
     np.testing.assert_array_equal(found.fitness[ended], full.metrics["accuracy"][ended])
 
 
-def test_failed_candidates_never_go_on(data):
-    space = spaces.mlp(3, depths=(1,), widths=(8,), learning_rates=(1e-3, 1e30), dropouts=(0.0,))
-    calm, wild = (
-        np.array(space.arch({"learning_rate": rate, "optimizer": "sgd"})) for rate in (1e-3, 1e30)
-    )
-    found = race(
-        space, np.stack([wild, calm, wild, wild]), data, RECIPE, KEY, rungs=(1 / 3, 1.0), eta=2
-    )
+@pytest.fixture(scope="module")
+def unstable():
+    """A space, and two of its architectures: one that learns and one that diverges."""
+    options = {"learning_rates": (1e-3, 1e30), "optimizers": ("sgd",), "dropouts": (0.0,)}
+    space = spaces.mlp(3, depths=(1,), widths=(8,), **options)
+    return space, *(np.array(space.arch({"learning_rate": rate})) for rate in (1e-3, 1e30))
+
+
+def test_failed_candidates_never_go_on(data, unstable):
+    space, calm, wild = unstable
+    arch = np.stack([wild, calm, wild, wild])
+    found = race(space, arch, data, RECIPE, KEY, rungs=(1 / 3, 1.0), eta=2)
     assert found.rung.tolist() == [0, 1, 0, 0]
     assert np.isnan(found.fitness).tolist() == [True, False, True, True]
 
 
-def test_a_race_of_failures_ends(data):
-    space = spaces.mlp(3, depths=(1,), widths=(8,), learning_rates=(1e30,), dropouts=(0.0,))
-    wild = np.array(space.arch({"optimizer": "sgd"}))
-    found = race(space, np.stack([wild, wild]), data, RECIPE, KEY, rungs=RUNGS)
-    assert np.isnan(found.fitness).all() and found.rung.tolist() == [0, 0]
+def test_a_race_of_failures_ends(data, unstable):
+    space, _, wild = unstable
+    found = race(space, np.stack([wild] * 4), data, RECIPE, KEY, rungs=RUNGS)
+    assert np.isnan(found.fitness).all() and found.rung.tolist() == [0] * 4
 
 
 def test_the_first_of_equals_goes_on():
