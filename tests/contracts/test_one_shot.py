@@ -24,14 +24,14 @@ def make(name, num_steps=8, **changes):
     return oneshot.ALL[name](nas.testing.tiny_problem(), num_steps=num_steps, **options)
 
 
-@pytest.mark.parametrize("name", oneshot.ALL)
+@pytest.mark.parametrize("name", ("darts", "drnas", "gdas", "single_path"))
 def test_contract(name):
     nas.testing.check_one_shot(make(name), eager=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", oneshot.ALL)
-def test_contract_without_jit(name):
+def test_whole_contract(name):
     nas.testing.check_one_shot(make(name))
 
 

@@ -101,7 +101,8 @@ def step(module, x, variables, *choice):
     return gradients, outcome
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_routed_step_is_the_step_of_the_extracted_network(trained, seed):
     space, supernet, variables, x, routed_fn = trained
     arch = np.asarray(sample(jax.random.key(seed), space))

@@ -227,7 +227,7 @@ def mlp_space():
     )
 
 
-@pytest.mark.parametrize("distils", [False, True])
+@pytest.mark.parametrize("distils", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_sandwich_sums_largest_smallest_and_random(data, distils):
     space = mlp_space()
     problem = oneshot.from_space(space, data)

@@ -70,7 +70,7 @@ def test_bad_votes_are_refused(columns):
 # The evaluator.
 
 
-@pytest.mark.parametrize("fitness", ["vote", "snip"])
+@pytest.mark.parametrize("fitness", [pytest.param("vote", marks=pytest.mark.slow), "snip"])
 def test_evaluator_keeps_the_contract(space, fitness):
     evaluator = zero_cost(
         space, ROWS, proxies=NAMES, fitness=fitness, num_references=4, seconds=2.0
@@ -137,7 +137,9 @@ def test_bad_evaluators_are_refused(space):
 GIVEN = jnp.array([[2, 3, 1], [2, 3, 0], [1, 3, 1]], jnp.int32)
 
 
-@pytest.mark.parametrize("name", ["random_search", "regularized_evolution"])
+@pytest.mark.parametrize(
+    "name", ["random_search", pytest.param("regularized_evolution", marks=pytest.mark.slow)]
+)
 def test_warm_started_strategy_keeps_the_contract(name):
     strategy = strategies.ALL[name](tiny_space(), batch_size=4)
     check_strategy(proxies.warm_start(strategy, GIVEN), tiny_space())
