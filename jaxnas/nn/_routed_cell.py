@@ -229,9 +229,10 @@ def _forward(branch: _Branch, body: Flat, place: Sequence[int]) -> Step:
     def run(buffers, edge, source, target, carry):
         nodes, written, slots = carry
         rows = [_row(written[r] if r in written else buffers[r], edge) for r in branch.reads]
+        old = _row(nodes, target)
         y, *found = body(_row(nodes, source), *rows)
         new, saved = found[: len(branch.writes)], found[len(branch.writes) :]
-        nodes = _put(nodes, target, _row(nodes, target) + y)
+        nodes = _put(nodes, target, old + y)
         slots = list(slots)
         for w, value in zip(branch.writes, new, strict=True):
             written = written | {w: _put(written[w], edge, value)}

@@ -5,6 +5,7 @@ program is `compiled.memory_analysis()`. What the two have in common:
 
 - elementwise operations are fused into what reads them, so their results take no memory;
 - an elementwise result takes the place of an operand that nobody reads any more;
+- what an update in place is computed from, if it is a slice of the same buffer, is copied first;
 - the state of a loop stays where it is, and a conditional's branches use the same memory;
 - what frees memory is done as soon as its operands are there, an optimiser's update for example.
 """
@@ -159,13 +160,35 @@ def _flatten(
 
 def _virtual(operations: list[_Operation], results: set[_Value]) -> dict[_Value, list[_Value]]:
     """Values that are never written, with those that they are computed from on the fly."""
-    unfused = {v for o in operations if o.name not in _FUSES_OPERANDS for v in o.inputs} | results
+    unfused = {v for o in operations if o.name not in _FUSES_OPERANDS for v in o.inputs}
+    unfused |= results | _copied(operations)
     return {
         v: o.inputs
         for o in operations
         for v in o.results
         if o.name in _VIEWS or (o.name in _FUSED and v not in unfused)
     }
+
+
+def _copied(operations: list[_Operation]) -> set[_Value]:
+    """Slices of a buffer that its own update in place is computed from."""
+    makers = {v: o for o in operations if o.name in _FUSED for v in o.results}
+    copied = set()
+    for operation in operations:
+        if operation.name != "dynamic_update_slice":
+            continue
+        buffer, update = operation.operands[:2]
+        stack, seen = [update], {update}
+        while stack:
+            maker = makers.get(stack.pop())
+            if maker is None:
+                continue
+            if maker.name == "dynamic_slice" and maker.operands[0] is buffer:
+                copied.update(maker.results)
+            new = set(maker.inputs) - seen
+            seen |= new
+            stack.extend(new)
+    return copied
 
 
 def _roots(values: Sequence[_Value], virtual: dict[_Value, list[_Value]]) -> set[_Value]:

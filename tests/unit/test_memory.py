@@ -31,6 +31,11 @@ SQUARE = jax.ShapeDtypeStruct((16, 16), jnp.float32)
 SIZE = 16 * 16 * 4
 
 
+def add_row(x, row):
+    old = jax.lax.dynamic_slice(x, (row, 0), (1, 16))
+    return jax.lax.dynamic_update_slice(x, old + 1.0, (row, 0))
+
+
 @pytest.mark.parametrize(
     ("function", "arrays"),
     [
@@ -40,6 +45,7 @@ SIZE = 16 * 16 * 4
         (lambda x: jnp.sin(x @ x), 1),  # in place
         (lambda x: jax.lax.fori_loop(0, 5, lambda i, y: y + x, x), 1),  # the state stays
         (lambda x: jax.lax.scan(lambda y, _: (y + x, y), x, None, 5)[1], 7),  # and five stacked
+        (lambda x: add_row(x @ x, 3), 1 + 1 / 16),  # the row as it was, and the sum in place
         (lambda x: jax.lax.cond(x.sum() > 0, lambda x: x @ x, lambda x: (x @ x) @ x, x), 2),
         (lambda x: jax.jit(lambda x: (x @ x) @ x)(x), 2),  # calls are inlined
     ],
