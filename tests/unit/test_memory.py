@@ -84,6 +84,14 @@ def test_prediction_agrees_with_the_compiler_for_cells(batch_size):
     assert found == pytest.approx(compiled, rel=0.2)
 
 
+def test_supernets_know_whether_candidates_are_mapped_over(data, space):
+    cells = spaces.nasbench201(10, num_channels=4, num_cells=1, image_size=8, in_channels=1)
+    for group_size in (1, 4):
+        (trainee,) = Job(cells, RECIPE, data).program((cells.full_bucket,), group_size).trainees
+        assert trainee.module.vmapped == (group_size > 1)
+    Job(space, RECIPE, data).program((space.full_bucket,), 4)  # has no such attribute
+
+
 def test_slots_are_linear_in_memory(data, space):
     job = Job(space, RECIPE, data, keep=True)
     few, many = (footprint(job, (space.full_bucket,), 1, slots) for slots in (2, 20))
