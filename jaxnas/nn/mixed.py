@@ -42,15 +42,14 @@ from jaxnas.nn._mixing import Gated as Gated
 from jaxnas.nn._mixing import (
     Operation,
     Operations,
-    add,
     create_variables,
     init_stacked,
     load_variables,
-    read,
     spread,
     stream_seeds,
     update_variables,
 )
+from jaxnas.nn._nodes import add, read
 from jaxnas.nn._routed_cell import check_result
 from jaxnas.nn.drop_path import DropPath
 
