@@ -116,8 +116,9 @@ def _copied(operations: list[Operation]) -> set[Value]:
     for operation in operations:
         if operation.name != "dynamic_update_slice":
             continue
-        buffer, update = operation.operands[:2]
-        stack, seen = [update], {update}
+        buffer, *update = operation.operands[:2]
+        stack = [v for v in update if v is not None]
+        seen = set(stack)
         while stack:
             maker = makers.get(stack.pop())
             if maker is None:
