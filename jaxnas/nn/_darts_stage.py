@@ -14,14 +14,13 @@ from jaxnas.nn._darts_cells import EDGES, INPUTS, NODES, Stage
 from jaxnas.nn._mixing import (
     Operations,
     Variables,
-    add,
     create_variables,
     init_stacked,
     load_variables,
-    read,
     spread,
     update_variables,
 )
+from jaxnas.nn._nodes import add, read
 from jaxnas.nn.darts import edge_operation, input_operation
 from jaxnas.nn.drop_path import DropPath
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.tree_util import Partial
 
 from jaxnas.nn._branches import (
@@ -30,12 +30,11 @@ from jaxnas.nn._branches import (
     zero_cotangent,
     zeros,
 )
+from jaxnas.nn._edge_loop import Edges, Step, put, row, scan_edges
 from jaxnas.nn._residuals import Derivative, Kind, derivative
 
 PyTree = Any
-Edges = Sequence[tuple[int, int]]  # source and target nodes
 Rows = dict[int, Array]  # buffers by position
-Step = Callable[..., PyTree]  # (known, edge, source, target, carry) -> carry
 
 
 class Operation(NamedTuple):
@@ -153,7 +152,9 @@ def _route(branches, residuals, edges, choice, nodes, buffers) -> tuple[Array, R
     @jax.custom_vjp
     def routed(choice, nodes, *buffers):
         steps = [_forward(branch, branch.body, ()) for branch in branches]
-        return _scan(steps, edges, choice, buffers, (nodes, _written(branches, buffers), []))[:2]
+        return scan_edges(steps, edges, choice, buffers, (nodes, _written(branches, buffers), []))[
+            :2
+        ]
 
     def forward(choice, nodes, *buffers):
         moving = {r for r, buffer in enumerate(buffers) if moves(buffer)}
@@ -191,7 +192,9 @@ class _Plan:
         ]
         written = _written(self._branches, buffers)
         slots = [jnp.zeros((len(self._edges), *k.shape), k.dtype) for k in self._slots]
-        nodes, written, slots = _scan(steps, self._edges, choice, buffers, (nodes, written, slots))
+        nodes, written, slots = scan_edges(
+            steps, self._edges, choice, buffers, (nodes, written, slots)
+        )
         read = {b.reads[i - 1] for b, own, _ in self._each() for i in own.operands if i > 0}
         kept = {r: buffers[r] for r in read}
         return (nodes, written), Partial(self._pull, choice, nodes, kept, slots)
@@ -205,7 +208,7 @@ class _Plan:
         found = {r: given[r] if r in given else zeros(self._kinds[r]) for r in self._moving}
         steps = [_backward(branch, own, place, self._moving) for branch, own, place in self._each()]
         known, carry = (nodes, kept, slots, given), (d_nodes, found)
-        d_nodes, found = _scan(steps, self._edges, choice, known, carry, reverse=True)
+        d_nodes, found = scan_edges(steps, self._edges, choice, known, carry, reverse=True)
         return d_nodes, *(found.get(r) for r in range(len(self._kinds)))
 
     def _each(self):
@@ -228,15 +231,16 @@ def _forward(branch: _Branch, body: Flat, place: Sequence[int]) -> Step:
 
     def run(buffers, edge, source, target, carry):
         nodes, written, slots = carry
-        rows = [_row(written[r] if r in written else buffers[r], edge) for r in branch.reads]
-        y, *found = body(_row(nodes, source), *rows)
+        rows = [row(written[r] if r in written else buffers[r], edge) for r in branch.reads]
+        old = row(nodes, target)
+        y, *found = body(row(nodes, source), *rows)
         new, saved = found[: len(branch.writes)], found[len(branch.writes) :]
-        nodes = _put(nodes, target, _row(nodes, target) + y)
+        nodes = put(nodes, target, old + y)
         slots = list(slots)
         for w, value in zip(branch.writes, new, strict=True):
-            written = written | {w: _put(written[w], edge, value)}
+            written = written | {w: put(written[w], edge, value)}
         for p, value in zip(place, saved, strict=True):
-            slots[p] = _put(slots[p], edge, value)
+            slots[p] = put(slots[p], edge, value)
         return nodes, written, slots
 
     return run
@@ -248,77 +252,25 @@ def _backward(branch: _Branch, own: Derivative, place: Sequence[int], moving: se
     def run(known, edge, source, target, carry):
         (nodes, kept, slots, given), (d_nodes, found) = known, carry
         operands = {
-            i: _row(kept[branch.reads[i - 1]], edge) if i else _row(nodes, source)
+            i: row(kept[branch.reads[i - 1]], edge) if i else row(nodes, source)
             for i in own.operands
         }
-        rows = [_row(slots[p], edge) for p in place]
+        rows = [row(slots[p], edge) for p in place]
         outputs = dict(zip(sorted(own.outputs), rows, strict=False))
-        cotangents = [_row(d_nodes, target)]
+        cotangents = [row(d_nodes, target)]
         for kind, w in zip(own.results[1:], branch.writes, strict=True):
             slope = found.get(w, given.get(w))
-            cotangents.append(zero_cotangent(kind) if slope is None else _row(slope, edge))
+            cotangents.append(zero_cotangent(kind) if slope is None else row(slope, edge))
         dx, *slopes = own.backward(operands, outputs, rows[len(outputs) :], cotangents)
         if 0 in own.used:
-            d_nodes = _put(d_nodes, source, _row(d_nodes, source) + dx)
+            d_nodes = put(d_nodes, source, row(d_nodes, source) + dx)
         for i, slope in zip(branch.positions(moving), slopes, strict=True):
             r = branch.reads[i - 1]
             if i in own.used or r in branch.writes:
-                found = found | {r: _put(found[r], edge, slope)}
+                found = found | {r: put(found[r], edge, slope)}
         return d_nodes, found
 
     return run
-
-
-def _scan(
-    steps: Sequence[Step],
-    edges: Edges,
-    choice: Array,
-    known: PyTree,
-    carry: PyTree,
-    *,
-    reverse: bool = False,
-) -> PyTree:
-    """The carry after the chosen step of every edge."""
-    sources, targets = jnp.asarray(edges, jnp.int32).T
-
-    def placed(step: Step):
-        def run(known, edge, carry):
-            places, known = known
-            return step(known, edge, *(_row(place, edge) for place in places), carry)
-
-        return run
-
-    def body(carry, row):
-        edge, op = row
-        for k, step in enumerate(steps):
-            carry = _run_if(op == k, placed(step), ((sources, targets), known), edge, carry)
-        return carry, None
-
-    return lax.scan(body, carry, (jnp.arange(len(edges)), choice), reverse=reverse)[0]
-
-
-def _run_if(chosen: Array, step: Callable[..., PyTree], known: PyTree, edge: Array, carry: PyTree):
-    """`step(known, edge, carry)` if `chosen`, else the carry.
-
-    XLA updates the state of a loop in place, where it would copy that of a conditional: hence a
-    loop of one turn or none. All that it reads depends on its counter, or XLA would compute what
-    does not even if there is no turn. Its derivatives are the conditional's.
-    """
-
-    @jax.custom_jvp
-    def run(known, first, last, carry):
-        turn = lambda state: (state[0] + 1, step(known, *state))  # noqa: E731
-        return lax.while_loop(lambda state: state[0] < last, turn, (first, carry))[1]
-
-    @run.defjvp
-    def run_jvp(primals, tangents):
-        def choose(known, first, last, carry):
-            keep = lambda known, first, carry: carry  # noqa: E731
-            return lax.cond(first < last, step, keep, known, first, carry)
-
-        return jax.jvp(choose, primals, tangents)
-
-    return run(known, edge, edge + chosen, carry)
 
 
 def _written(branches: Sequence[_Branch], buffers: Sequence[Array]) -> Rows:
@@ -334,11 +286,3 @@ def _is_zero(cotangent: Any) -> bool:
 
 def _row_kind(array: Kind) -> Kind:
     return jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
-
-
-def _row(array: Array, index: Array) -> Array:
-    return lax.dynamic_index_in_dim(array, index, keepdims=False)
-
-
-def _put(array: Array, index: Array, value: Array) -> Array:
-    return lax.dynamic_update_index_in_dim(array, value, index, 0)

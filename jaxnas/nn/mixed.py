@@ -19,6 +19,9 @@ Mixing keeps whatever its operations' gradients read, unless it is "recompute": 
 of a place run again on the way back, and in a `Cell` one edge's intermediate results are in memory
 at a time, in gradients of gradients too.
 
+Under `jax.vmap` over integer choices every operation is computed and one is selected. A `Cell` that
+is told so by `vmapped` selects one edge's results, where it would select among buffers of all.
+
 An operation is a pair of a name and a function of no arguments that makes a Flax module with
 `__call__(x, *, train)`. Any module will do: with or without parameters, with batch statistics or
 other collections, with dropout. All operations of one place must return the same shape.
@@ -39,15 +42,14 @@ from jaxnas.nn._mixing import Gated as Gated
 from jaxnas.nn._mixing import (
     Operation,
     Operations,
-    add,
     create_variables,
     init_stacked,
     load_variables,
-    read,
     spread,
     stream_seeds,
     update_variables,
 )
+from jaxnas.nn._nodes import add, read
 from jaxnas.nn._routed_cell import check_result
 from jaxnas.nn.drop_path import DropPath
 
@@ -139,6 +141,7 @@ class Cell(nn.Module):
       keep: see `MixedOp`; the same for all edges.
       residuals: see above.
       partial: see `MixedOp`.
+      vmapped: whether choices are mapped over by `jax.vmap`; values are the same, see above.
 
     Raises:
       ValueError: when called, for attributes that contradict the above.
@@ -164,6 +167,7 @@ class Cell(nn.Module):
     keep: tuple[int, ...] | None = None
     residuals: str = "auto"
     partial: int = 1
+    vmapped: bool = False
 
     @nn.compact
     def __call__(
@@ -223,7 +227,8 @@ class Cell(nn.Module):
         empty = jnp.zeros_like(inputs[0])
         nodes = jnp.stack([*inputs, *[empty] * (self.num_nodes - self.num_inputs)])
         routes = not isinstance(choice, Gated) and jnp.issubdtype(choice.dtype, jnp.integer)
-        run = ops.run_edges if routes else partial(self._weigh, ops.run)
+        in_place = routes and not self.vmapped
+        run = ops.run_edges if in_place else partial(self._run_each, ops.run)
         nodes, updates = run(
             nodes, self.edges, choice, variables, seeds, drop_path=draws, **options
         )
@@ -231,8 +236,8 @@ class Cell(nn.Module):
             return nodes[outputs[0]], updates
         return jnp.concatenate([nodes[node] for node in outputs], axis=-1), updates
 
-    def _weigh(self, op, nodes, edges, *own, drop_path, **options):
-        """Runs every edge, whose choice has weights; see `Operations.run_edges`."""
+    def _run_each(self, op, nodes, edges, *own, drop_path, **options):
+        """Runs one edge after the other, each by `op`; see `Operations.run_edges`."""
 
         def edge(nodes, own):
             source, target, choice, variables, seeds, draw = own

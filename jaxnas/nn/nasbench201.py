@@ -183,12 +183,14 @@ class NASBench201Supernet(_Skeleton):
       residuals: see `jaxnas.nn.routing.route`.
       affine: whether the operations' normalisation has a learned scale and bias.
       partial: see `jaxnas.nn.mixed`; each stage's channels must be a multiple.
+      vmapped: see `jaxnas.nn.mixed.Cell`.
     """
 
     bucket: Bucket = ()
     residuals: str = "auto"
     affine: bool = True
     partial: int = 1
+    vmapped: bool = False
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -222,6 +224,7 @@ class NASBench201Supernet(_Skeleton):
                 keep=keep,
                 residuals=self.residuals,
                 partial=self.partial,
+                vmapped=self.vmapped,
                 name=f"stage_{stage}",
             )
             return cells(x, choice, train=train, drop_path=_fold(drop_path, stage))

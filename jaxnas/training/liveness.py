@@ -5,62 +5,37 @@ program is `compiled.memory_analysis()`. What the two have in common:
 
 - elementwise operations are fused into what reads them, so their results take no memory;
 - an elementwise result takes the place of an operand that nobody reads any more;
+- what an update in place is computed from, if it is a slice of the same buffer, is copied first;
 - the state of a loop stays where it is, and a conditional's branches use the same memory;
 - what frees memory is done as soon as its operands are there, an optimiser's update for example.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-from jax.extend.core import Jaxpr, Literal, jaxprs_in_params
+from jax.extend.core import Jaxpr, jaxprs_in_params
 
-_FUSED_NAMES = """
-    abs add add_any and atan2 broadcast_in_dim cbrt ceil clamp convert_element_type copy copy_p cos
-    div dynamic_slice eq erf exp exp2 expand_dims expm1 floor ge gt integer_pow iota is_finite le
-    log log1p logistic lt max min mul ne neg not optimization_barrier or pad pow random_unwrap
-    random_wrap reduce_precision rem reshape rev round rsqrt select_n shift_left
-    shift_right_arithmetic shift_right_logical sign sin slice sqrt square squeeze stop_gradient sub
-    tan tanh transpose xor
-"""
-_CALL_NAMES = """
-    checkpoint closed_call core_call custom_jvp_call custom_vjp_call jit pjit remat2
-"""
-_FUSED = frozenset(_FUSED_NAMES.split())
-_FUSES_OPERANDS = _FUSED | {"reduce_sum", "reduce_max", "reduce_min", "argmax", "argmin"}
-_IN_PLACE = _FUSED | {"dynamic_update_slice", "scatter", "scatter_add", "add_to_node"}
-_CALLS = frozenset(_CALL_NAMES.split())
-# Same memory, another shape.
-_VIEWS = frozenset(["copy", "copy_p", "expand_dims", "optimization_barrier", "reshape", "squeeze"])
+from jaxnas.training._dataflow import (
+    FUSED,
+    Operation,
+    Value,
+    input_values,
+    operations_of,
+    roots,
+    virtual_values,
+)
+from jaxnas.training._dataflow import num_bytes as num_bytes
+
+_IN_PLACE = FUSED | {"dynamic_update_slice", "scatter", "scatter_add", "add_to_node"}
 _SMALL = 4096  # bytes that no schedule cares about
-
-
-class _Value:
-    """One array; compared by identity."""
-
-    __slots__ = ("size",)
-
-    def __init__(self, aval: Any):
-        self.size = num_bytes(aval)
-
-
-class _Operation(NamedTuple):
-    name: str
-    params: dict[str, Any]
-    operands: list[_Value | None]  # None for literals
-    results: list[_Value]
-
-    @property
-    def inputs(self) -> list[_Value]:
-        return [v for v in self.operands if v is not None]
 
 
 class _Step(NamedTuple):
     """An operation that writes memory, and the written values that it reads."""
 
-    operation: _Operation
-    reads: set[_Value]
-    writes: list[_Value]
+    operation: Operation
+    reads: set[Value]
+    writes: list[Value]
 
 
 def peak_bytes(jaxpr: Jaxpr) -> int:
@@ -72,7 +47,7 @@ def peak_bytes(jaxpr: Jaxpr) -> int:
       >>> peak_bytes(jax.make_jaxpr(lambda x: (jnp.sin(x) @ x + 1.0) @ x)(x).jaxpr)
       512
     """
-    return _peak(jaxpr, _inputs(jaxpr), frozenset())
+    return _peak(jaxpr, input_values(jaxpr), frozenset())
 
 
 def operation_names(jaxpr: Jaxpr) -> list[str]:
@@ -83,7 +58,7 @@ def operation_names(jaxpr: Jaxpr) -> list[str]:
       >>> operation_names(jax.make_jaxpr(repeated)(1.0).jaxpr)
       ['scan', 'neg']
     """
-    operations, _ = _operations(jaxpr, _inputs(jaxpr))
+    operations, _ = operations_of(jaxpr, input_values(jaxpr))
     inner = [body for o in operations for body in jaxprs_in_params(o.params)]
     return [o.name for o in operations] + [n for body in inner for n in operation_names(body)]
 
@@ -100,89 +75,8 @@ def inner_jaxpr(jaxpr: Jaxpr, name: str) -> Jaxpr:
     raise ValueError(f"no {name} in {[e.primitive.name for e in jaxpr.eqns]}")
 
 
-def num_bytes(aval: Any) -> int:
-    """Bytes of an array of a shape and dtype."""
-    dtype = getattr(aval, "dtype", None)
-    if dtype is None:
-        return 0
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
-        return 8 * aval.size  # a key
-    return aval.size * dtype.itemsize
-
-
 def _total(values) -> int:
     return sum(v.size for v in values)
-
-
-def _inputs(jaxpr: Jaxpr) -> dict[Any, _Value]:
-    return {v: _Value(v.aval) for v in [*jaxpr.constvars, *jaxpr.invars]}
-
-
-# --- from equations to steps ---
-
-
-def _operations(jaxpr: Jaxpr, values: dict[Any, _Value]) -> tuple[list[_Operation], list[_Value]]:
-    """The operations that results depend on, calls inlined, and the results."""
-    operations: list[_Operation] = []
-    found = [v for v in _flatten(jaxpr, values, operations) if v is not None]
-    wanted, kept = set(found), []
-    for operation in reversed(operations):
-        if any(v in wanted for v in operation.results):
-            kept.append(operation)
-            wanted.update(operation.inputs)
-    return kept[::-1], found
-
-
-def _flatten(
-    jaxpr: Jaxpr, values: dict[Any, _Value], operations: list[_Operation]
-) -> list[_Value | None]:
-    def look_up(atoms):
-        return [None if isinstance(atom, Literal) else values[atom] for atom in atoms]
-
-    for equation in jaxpr.eqns:
-        operands = look_up(equation.invars)
-        name = equation.primitive.name
-        if name in _CALLS:
-            body = next(iter(jaxprs_in_params(equation.params)))
-            own = _inputs(body)
-            given = zip(body.invars, operands, strict=True)
-            own |= {var: operand for var, operand in given if operand is not None}
-            results = _flatten(body, own, operations)
-            for var, result in zip(equation.outvars, results, strict=True):
-                values[var] = _Value(var.aval) if result is None else result
-            continue
-        results = [_Value(var.aval) for var in equation.outvars]
-        values.update(zip(equation.outvars, results, strict=True))
-        operations.append(_Operation(name, equation.params, operands, results))
-    return look_up(jaxpr.outvars)
-
-
-def _virtual(operations: list[_Operation], results: set[_Value]) -> dict[_Value, list[_Value]]:
-    """Values that are never written, with those that they are computed from on the fly."""
-    unfused = {v for o in operations if o.name not in _FUSES_OPERANDS for v in o.inputs} | results
-    return {
-        v: o.inputs
-        for o in operations
-        for v in o.results
-        if o.name in _VIEWS or (o.name in _FUSED and v not in unfused)
-    }
-
-
-def _roots(values: Sequence[_Value], virtual: dict[_Value, list[_Value]]) -> set[_Value]:
-    """The written values that others are computed from."""
-    stack, seen, roots = list(values), set(values), set()
-    while stack:
-        value = stack.pop()
-        if value not in virtual:
-            roots.add(value)
-            continue
-        new = set(virtual[value]) - seen
-        seen |= new
-        stack.extend(new)
-    return roots
-
-
-# --- running the steps ---
 
 
 class _Schedule:
@@ -192,11 +86,11 @@ class _Schedule:
       peak: most bytes so far.
     """
 
-    def __init__(self, steps: list[_Step], owned: frozenset[_Value], kept: set[_Value]):
+    def __init__(self, steps: list[_Step], owned: frozenset[Value], kept: set[Value]):
         self._waiting = dict(enumerate(steps))
         self._missing = {v for step in steps for v in step.writes}
         self._kept = kept
-        self._readers: dict[_Value, set[int]] = {}
+        self._readers: dict[Value, set[int]] = {}
         for index, step in enumerate(steps):
             for v in step.reads:
                 self._readers.setdefault(v, set()).add(index)
@@ -233,7 +127,7 @@ class _Schedule:
             return False
         return _total(step.writes) < _total(self._dying(step)) + _SMALL
 
-    def _dying(self, step: _Step) -> set[_Value]:
+    def _dying(self, step: _Step) -> set[Value]:
         """Values that nobody reads after `step`."""
         last = {v for v in step.reads if len(self._readers[v]) == 1}
         return (last & self._live) - self._kept
@@ -251,21 +145,21 @@ class _Schedule:
             self._readers[v].discard(index)
 
 
-def _peak(jaxpr: Jaxpr, values: dict[Any, _Value], owned: frozenset[_Value]) -> int:
+def _peak(jaxpr: Jaxpr, values: dict[Any, Value], owned: frozenset[Value]) -> int:
     """`owned` are inputs whose memory may be used again; they count."""
-    operations, results = _operations(jaxpr, values)
-    virtual = _virtual(operations, set(results))
+    operations, results = operations_of(jaxpr, values)
+    virtual = virtual_values(operations, set(results))
     steps = []
     for operation in operations:
         writes = [v for v in operation.results if v not in virtual]
         if writes:
-            steps.append(_Step(operation, _roots(operation.inputs, virtual), writes))
-    schedule = _Schedule(steps, owned, _roots(results, virtual))
+            steps.append(_Step(operation, roots(operation.inputs, virtual), writes))
+    schedule = _Schedule(steps, owned, roots(results, virtual))
     schedule.run()
     return schedule.peak
 
 
-def _charge(step: _Step, dying: set[_Value]) -> tuple[int, int]:
+def _charge(step: _Step, dying: set[Value]) -> tuple[int, int]:
     """Bytes free before results are written, and bytes of the results and what they need."""
     operation, size = step.operation, _total(step.writes)
     if operation.name in _CHARGES:
@@ -277,10 +171,10 @@ def _charge(step: _Step, dying: set[_Value]) -> tuple[int, int]:
     return 0, size
 
 
-def _charge_conditional(operation: _Operation, dying: set[_Value], size: int) -> tuple[int, int]:
+def _charge_conditional(operation: Operation, dying: set[Value], size: int) -> tuple[int, int]:
     inner = 0
     for body in jaxprs_in_params(operation.params):
-        own = _inputs(body)
+        own = input_values(body)
         given = zip(body.invars, operation.operands[1:], strict=True)
         owned = frozenset(own[var] for var, operand in given if operand in dying)
         inner = max(inner, _peak(body, own, owned))
@@ -288,10 +182,10 @@ def _charge_conditional(operation: _Operation, dying: set[_Value], size: int) ->
 
 
 def _charge_loop(
-    operation: _Operation, dying: set[_Value], size: int, body: Jaxpr, first: int, state: int
+    operation: Operation, dying: set[Value], size: int, body: Jaxpr, first: int, state: int
 ) -> tuple[int, int]:
     """`first` operands of the body are constants, then comes the state, then slices."""
-    own = _inputs(body)
+    own = input_values(body)
     inner = _peak(body, own, frozenset(own[var] for var in body.invars[first:]))
     stacked = _total(operation.results[state:])
     # Initial values that nobody reads any more become the state.
@@ -304,18 +198,18 @@ def _charge_loop(
     return freed, max(size, stacked + inner)
 
 
-def _charge_while(operation: _Operation, dying: set[_Value], size: int) -> tuple[int, int]:
+def _charge_while(operation: Operation, dying: set[Value], size: int) -> tuple[int, int]:
     body, first = operation.params["body_jaxpr"].jaxpr, operation.params["body_nconsts"]
     return _charge_loop(operation, dying, size, body, first, len(operation.results))
 
 
-def _charge_scan(operation: _Operation, dying: set[_Value], size: int) -> tuple[int, int]:
+def _charge_scan(operation: Operation, dying: set[Value], size: int) -> tuple[int, int]:
     params = operation.params
     body = params["jaxpr"].jaxpr
     return _charge_loop(operation, dying, size, body, params["num_consts"], params["num_carry"])
 
 
-_CHARGES: dict[str, Callable[[_Operation, set[_Value], int], tuple[int, int]]] = {
+_CHARGES: dict[str, Callable[[Operation, set[Value], int], tuple[int, int]]] = {
     "cond": _charge_conditional,
     "while": _charge_while,
     "scan": _charge_scan,

@@ -91,7 +91,10 @@ class Job:
 
     def _program(self, buckets, group_size, recipe, num_devices, batch_devices) -> Program:
         task = self.data.task
-        trainees = [make_trainee(self.space, b, task, recipe, self.remat) for b in buckets]
+        trainees = [
+            make_trainee(self.space, b, task, recipe, self.remat, vmapped=group_size > 1)
+            for b in buckets
+        ]
         mesh = device_mesh(num_devices, batch_devices)
         if self.resumable:
             return legs.make_leg_program(tuple(trainees), group_size, mesh)

@@ -40,7 +40,12 @@ class _Fixed:
 
 @lru_cache(maxsize=256)
 def make_trainee(
-    space: SearchSpace, bucket: Bucket, task: Task, recipe: Recipe, remat: bool = False
+    space: SearchSpace,
+    bucket: Bucket,
+    task: Task,
+    recipe: Recipe,
+    remat: bool = False,
+    vmapped: bool = False,
 ) -> Trainee:
     """What trains the candidates of a bucket; the same object for the same arguments.
 
@@ -51,10 +56,14 @@ def make_trainee(
       recipe: how to train.
       remat: whether operations compute again in the backward pass what they could have kept;
         see `can_remat`.
+      vmapped: whether several candidates are trained at once by `jax.vmap`, which a supernet is
+        told if it has the attribute, see `jaxnas.nn.mixed.Cell`.
     """
     module: Any = _Fixed(space, bucket) if space.supernet is None else space.supernet(bucket)
     if remat:
         module = module.clone(residuals="recompute")
+    if vmapped and hasattr(module, "vmapped"):
+        module = module.clone(vmapped=True)
     names = [d.name for d in space.decisions]
     optimizers = (recipe.optimizer,)
     if "optimizer" in names:

@@ -31,6 +31,11 @@ SQUARE = jax.ShapeDtypeStruct((16, 16), jnp.float32)
 SIZE = 16 * 16 * 4
 
 
+def add_row(x, row):
+    old = jax.lax.dynamic_slice(x, (row, 0), (1, 16))
+    return jax.lax.dynamic_update_slice(x, old + 1.0, (row, 0))
+
+
 @pytest.mark.parametrize(
     ("function", "arrays"),
     [
@@ -40,6 +45,7 @@ SIZE = 16 * 16 * 4
         (lambda x: jnp.sin(x @ x), 1),  # in place
         (lambda x: jax.lax.fori_loop(0, 5, lambda i, y: y + x, x), 1),  # the state stays
         (lambda x: jax.lax.scan(lambda y, _: (y + x, y), x, None, 5)[1], 7),  # and five stacked
+        (lambda x: add_row(x @ x, 3), 1 + 1 / 16),  # the row as it was, and the sum in place
         (lambda x: jax.lax.cond(x.sum() > 0, lambda x: x @ x, lambda x: (x @ x) @ x, x), 2),
         (lambda x: jax.jit(lambda x: (x @ x) @ x)(x), 2),  # calls are inlined
     ],
@@ -76,6 +82,14 @@ def test_prediction_agrees_with_the_compiler_for_cells(batch_size):
     found = footprint(job, buckets, 1, slots).total(slots)
     compiled = job.program(buckets, 1).compiled_bytes(*job.shapes(1, slots))
     assert found == pytest.approx(compiled, rel=0.2)
+
+
+def test_supernets_know_whether_candidates_are_mapped_over(data, space):
+    cells = spaces.nasbench201(10, num_channels=4, num_cells=1, image_size=8, in_channels=1)
+    for group_size in (1, 4):
+        (trainee,) = Job(cells, RECIPE, data).program((cells.full_bucket,), group_size).trainees
+        assert trainee.module.vmapped == (group_size > 1)
+    Job(space, RECIPE, data).program((space.full_bucket,), 4)  # has no such attribute
 
 
 def test_slots_are_linear_in_memory(data, space):

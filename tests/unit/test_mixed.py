@@ -332,6 +332,17 @@ class TestCell:
         found, wanted = (row.apply(variables, images, c, train=False) for c in (CHOICE, same))
         np.testing.assert_array_equal(found, wanted)
 
+    def test_mapped_over_choices(self, images, cell_variables):
+        """Told so or not: with gradients and statistics of every candidate's own."""
+        params, rest = split(cell_variables)
+        choices = jnp.stack([CHOICE, CHOICE[::-1]])
+
+        def mapped(module):
+            run = lambda choice: trained(apply_fn(module, rest), params, images, choice)  # noqa: E731
+            return jax.jit(jax.vmap(run))(choices)
+
+        assert_close(mapped(CELL.clone(vmapped=True)), mapped(CELL))
+
     def test_two_inputs_and_concatenation(self, images):
         edges = ((0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
         cell = Cell(OPS, num_nodes=4, edges=edges, num_inputs=2, output="concat", keep=(1,))

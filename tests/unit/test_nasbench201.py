@@ -1,5 +1,6 @@
 """The NAS-Bench-201 space against its published tables and a plain NumPy network."""
 
+import itertools
 import os
 from functools import partial
 from pathlib import Path
@@ -365,6 +366,24 @@ def test_supernet_routes_to_the_extracted_network(supernet, arch):
     np.testing.assert_allclose(apply(variables, jnp.asarray(arch)), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_edges_that_lead_nowhere_have_no_operation(every):
+    """Live edges lie on a path to the output; paths are listed here, out of any node."""
+    order = [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
+    paths = [p for n in range(3) for p in itertools.combinations(range(4), n + 2) if p[-1] == 3]
+    steps = [[order.index(step) for step in zip(p[1:], p, strict=False)] for p in paths]
+    assert len(steps) == 7
+    live = np.zeros(every.shape, bool)
+    for edges in steps:
+        live[:, edges] |= (every[:, edges] != 0).all(axis=1, keepdims=True)
+    space = tiny()
+    module = space.supernet(space.full_bucket)
+    found = jax.vmap(lambda arch: module._live(arch, tuple(range(5))))(jnp.asarray(every))
+    np.testing.assert_array_equal(found, np.where(live, every, 0))
+    # Without `none` in the bucket, every edge keeps what it has.
+    assert module._live(jnp.asarray(every[-1]), (1, 4)).tolist() == every[-1].tolist()
+
+
+@pytest.mark.slow
 def test_edges_that_lead_nowhere_are_left_out(supernet):
     """Everything else learns as in the network that has them; so do edges behind empty nodes."""
     module, variables, x, _ = supernet
