@@ -184,6 +184,7 @@ class NASBench201Supernet(_Skeleton):
       affine: whether the operations' normalisation has a learned scale and bias.
       partial: see `jaxnas.nn.mixed`; each stage's channels must be a multiple.
       vmapped: see `jaxnas.nn.mixed.Cell`.
+      run_all_edges: whether edges that lead nowhere run as well, for whoever looks at layers.
     """
 
     bucket: Bucket = ()
@@ -191,6 +192,7 @@ class NASBench201Supernet(_Skeleton):
     affine: bool = True
     partial: int = 1
     vmapped: bool = False
+    run_all_edges: bool = False
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -205,10 +207,11 @@ class NASBench201Supernet(_Skeleton):
 
         `choice` is i32[6], an architecture, or f32[6, K], weights of all operations on every edge,
         or `Gated` of six operations; all cells share it. Of an architecture, edges that lead
-        nowhere are left out.
+        nowhere are left out unless `run_all_edges`.
         """
         keep = tuple(sorted(set().union(*self.bucket)))
-        if not isinstance(choice, Gated) and jnp.issubdtype(choice.dtype, jnp.integer):
+        routes = not isinstance(choice, Gated) and jnp.issubdtype(choice.dtype, jnp.integer)
+        if routes and not self.run_all_edges:
             choice = self._live(choice, keep)
         edges = tuple((source, target) for target, source in EDGES)
 
