@@ -112,7 +112,8 @@ def l2_norm(network: nn.Module, x: Tensor, y: Tensor) -> float:
 
 def _correlations(network: nn.Module, x: Tensor) -> np.ndarray:
     x = x.detach().requires_grad_()
-    (gradients,) = torch.autograd.grad(network(x).sum(), x)
+    # Without a path from input to output there is no gradient: zeros, whose correlations are NaN.
+    (gradients,) = torch.autograd.grad(network(x).sum(), x, materialize_grads=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.corrcoef(gradients.flatten(1).numpy().astype(np.float64))
 
