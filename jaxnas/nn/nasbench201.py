@@ -210,8 +210,7 @@ class NASBench201Supernet(_Skeleton):
         nowhere are left out unless `run_all_edges`.
         """
         keep = tuple(sorted(set().union(*self.bucket)))
-        routes = not isinstance(choice, Gated) and jnp.issubdtype(choice.dtype, jnp.integer)
-        if routes and not self.run_all_edges:
+        if not (self.run_all_edges or isinstance(choice, Gated)):
             choice = self._live(choice, keep)
         edges = tuple((source, target) for target, source in EDGES)
 
@@ -235,13 +234,13 @@ class NASBench201Supernet(_Skeleton):
         return self._run(x, run_stage, train=train)
 
     def _live(self, choice: Array, keep: tuple[int, ...]) -> Array:
-        """An architecture i32[6] with `none` on the edges that lead nowhere.
+        """An architecture i32[6] with `none` on the edges that lead nowhere; weights as they are.
 
         No output and no gradient depends on those. An edge behind a node without inputs is another
         matter: a normalisation has a bias to learn.
         """
         none = self.operations.index("none") if "none" in self.operations else -1
-        if none not in keep:
+        if none not in keep or not jnp.issubdtype(choice.dtype, jnp.integer):
             return choice
         reaches: dict[int, Any] = dict.fromkeys(range(NUM_NODES - 1), False)
         reaches[NUM_NODES - 1] = True
