@@ -69,6 +69,7 @@ def score(
         `zen` at its last feature map, see `jaxnas.nn.probes`.
 
     Example:
+      >>> import jax
       >>> from jaxnas.spaces import mlp
       >>> space = mlp(3, depths=(1, 2), widths=(4,))
       >>> batch = Split(jnp.eye(6), jnp.arange(6) % 3)
@@ -98,6 +99,7 @@ def features(
       f32[P, F] in [0, 1], ties with their mean rank; columns in the order of `proxies`.
 
     Example:
+      >>> import jax
       >>> from jaxnas.spaces import mlp
       >>> space = mlp(3, depths=(1, 2), widths=(4,))
       >>> batch = Split(jnp.eye(6), jnp.arange(6) % 3)

@@ -42,7 +42,7 @@ def peak_bytes(jaxpr: Jaxpr) -> int:
     """Most bytes alive at once while a jaxpr runs: results count, its own inputs do not.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax, jax.numpy as jnp
       >>> x = jax.ShapeDtypeStruct((8, 8), jnp.float32)
       >>> peak_bytes(jax.make_jaxpr(lambda x: (jnp.sin(x) @ x + 1.0) @ x)(x).jaxpr)
       512
@@ -54,6 +54,7 @@ def operation_names(jaxpr: Jaxpr) -> list[str]:
     """Primitives in a jaxpr, those of loops and branches once: what a compiler has to read.
 
     Example:
+      >>> import jax
       >>> repeated = lambda x: jax.lax.scan(lambda x, _: (-x, None), x, length=2)[0]
       >>> operation_names(jax.make_jaxpr(repeated)(1.0).jaxpr)
       ['scan', 'neg']
