@@ -262,7 +262,7 @@ class Search:
             w.grad = gradient
         nn.utils.clip_grad_norm_(self.weights, CLIP)
         self.sgd.step()
-        return float(loss)
+        return loss.item()
 
 
 KINDS = {"first order": "first_order", "finite difference": "finite_difference"}
