@@ -20,7 +20,6 @@ Needs `nasbench201.npz`, and for `cifar` also `cifar10_subset_8k_2k_uint8.npz`, 
 """
 
 import argparse
-import dataclasses
 import sys
 import time
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ import numpy as np
 
 from benchmarks import one_shot, strategies_tabular
 from jaxnas import datasets, oneshot, spaces, tables
+from jaxnas.evaluators.low_fidelity import smaller_images
 from jaxnas.nn.nasbench201 import EDGES
 from jaxnas.oneshot.bilevel import bilevel
 from jaxnas.oneshot.early_stops import curvature
@@ -136,18 +136,7 @@ def load(setting: Setting) -> Problem:
 def _images(setting: Setting) -> Data:
     if setting.images == "digits":
         return datasets.digits(jax.random.key(0), images=True)
-    data = one_shot._cifar(setting)
-    splits = {name: getattr(data, name) for name in ("train", "valid", "test")}
-    return dataclasses.replace(
-        data, **{name: _shrunk(split, setting.image_size) for name, split in splits.items()}
-    )
-
-
-def _shrunk(split: Split, size: int) -> Split:
-    """Images averaged down to `size` pixels a side, a divisor of theirs."""
-    num_rows, old, _, channels = split.x.shape
-    blocks = split.x.reshape(num_rows, size, old // size, size, old // size, channels)
-    return split._replace(x=blocks.mean(axis=(2, 4)))
+    return smaller_images(one_shot._cifar(setting), setting.image_size)
 
 
 def make_method(task: oneshot.Problem, title: str, num_steps: int) -> OneShot:

@@ -3,9 +3,11 @@
 import math
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from jaxnas import analysis
 from jaxnas.proxies.recording import PREFIX
 from jaxnas.report.architectures import arch_table
 from jaxnas.report.bars import bar
@@ -96,10 +98,12 @@ def _pair(rows: list[Row], name: str) -> tuple[float, float]:
 
 
 def _correlate(name: str, pairs: list[tuple[float, float]]) -> RankCorrelation | None:
-    if len(pairs) < MIN_COUNT or any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
+    if len(pairs) < MIN_COUNT:
         return None
-    scores, fitness = (stats.rankdata(side) for side in zip(*pairs, strict=True))
-    value = float(np.corrcoef(scores, fitness)[0, 1])
+    scores, fitness = np.array(pairs, np.float32).T
+    if min(np.ptp(scores), np.ptp(fitness)) == 0.0:
+        return None
+    value = float(analysis.spearman(jnp.asarray(scores), jnp.asarray(fitness)))
     return RankCorrelation(name, len(pairs), value, *spearman_interval(value, len(pairs)))
 
 
@@ -121,7 +125,7 @@ def spearman_interval(value: float, count: int) -> tuple[float, float]:
       >>> [round(end, 2) for end in spearman_interval(0.7, 28)]
       [0.41, 0.86]
     """
-    if count < MIN_COUNT or abs(value) > 1.0 - 1e-9:
+    if count < MIN_COUNT or abs(value) > 1.0 - 1e-6:
         return math.nan, math.nan
     half = stats.norm.ppf(0.975) * math.sqrt((1.0 + value**2 / 2.0) / (count - 3))
     centre = math.atanh(value)

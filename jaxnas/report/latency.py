@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
+from jaxnas import analysis
 from jaxnas.latencies import mean_error
 from jaxnas.report.architectures import values
 from jaxnas.report.axes import Frame, Scale, padded, svg
@@ -96,10 +97,10 @@ def _quality(networks: Networks, sizes: Sequence[tuple[int, int]]) -> Markup:
 
 def _spearman(measured: np.ndarray, predicted: np.ndarray) -> float | None:
     """Of predictions with measurements; None where a side does not vary."""
-    if min(np.ptp(measured), np.ptp(predicted)) == 0.0:
+    a, b = np.float32(measured), np.float32(predicted)
+    if min(np.ptp(a), np.ptp(b)) == 0.0:
         return None
-    ranks = [stats.rankdata(side) for side in (measured, predicted)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(analysis.spearman(jnp.asarray(a), jnp.asarray(b)))
 
 
 def _measurements(summary: Summary, networks: Networks, sizes: Sequence[tuple[int, int]]) -> Markup:
