@@ -13,15 +13,15 @@ canonical layout, or what is faster for its shape:
 * grouped: one group after the other.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import product
-from typing import NamedTuple
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnas.nn._windows import seen, total
+from jaxnas.nn import _depthwise_cpu as depthwise
+from jaxnas.nn._geometry import Geometry, back_pads, spread, tap_by_tap, windows
+from jaxnas.nn._windows import total
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -29,37 +29,9 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 _TINY = 4  # pixels of a result up to which patches beat the convolution
 _MATRIX = 256  # pixels of image times pixels of result: the matrix is that many kernels' channels
 _FEW = 32  # numbers that one output is a sum of, up to which shifted images beat the convolution
-_SPREAD = 9  # taps up to which a strided gradient is a sum per tap rather than one over zeros
 _NARROW = 16  # channels of a result up to which a kernel gradient takes all images at once
 _CACHED = 2**17  # numbers of x up to which it does so for any result
 _CHUNK = 2**15  # numbers of x that it takes at a time otherwise: what stays in the cache
-
-
-class Geometry(NamedTuple):
-    """What a convolution's arrays do not say. Pairs are (height, width)."""
-
-    image: tuple[int, ...]
-    window: tuple[int, ...]
-    stride: int
-    dilation: int
-    groups: int
-    padding: tuple[int, ...]
-
-    @property
-    def output(self) -> tuple[int, int]:
-        """Height and width of the result."""
-        sizes = zip(self.image, self.window, self.padding, strict=True)
-        height, width = (
-            (size + 2 * pad - self.dilation * (window - 1) - 1) // self.stride + 1
-            for size, window, pad in sizes
-        )
-        return height, width
-
-    @property
-    def taps(self) -> list[tuple[int, int]]:
-        """Positions in the window, row by row."""
-        height, width = self.window
-        return list(product(range(height), range(width)))
 
 
 def _method(channels: int, g: Geometry) -> str:
@@ -89,12 +61,11 @@ def forward(x: Array, kernel: Array, g: Geometry) -> Array:
         y = _patches(x, g) @ kernel.reshape(-1, outputs)
         return y.reshape(x.shape[0], *g.output, outputs)
     if method == "depthwise":
-        x = _repeat(x, outputs // g.groups)
-        return total(part * kernel[i, j, 0] for (i, j), part in _windows(x, g))
+        return depthwise.forward(_repeat(x, outputs // g.groups), kernel[:, :, 0], g)
     if method == "few":
         return total(
             part[..., c : c + 1] * kernel[i, j, c]
-            for (i, j), part in _windows(x, g)
+            for (i, j), part in windows(x, g)
             for c in range(channels)
         )
     return lax.conv_general_dilated(
@@ -117,17 +88,17 @@ def input_gradient(dy: Array, kernel: Array, g: Geometry) -> Array:
         x = dy.reshape(dy.shape[0], -1) @ _matrix(kernel, g).T
         return x.reshape(dy.shape[0], *g.image, channels)
     if method == "depthwise":
-        x = _depthwise_input_gradient(dy, kernel[:, :, 0], g)
+        x = depthwise.input_gradient(dy, kernel[:, :, 0], g)
         return x if outputs == g.groups else x.reshape(*x.shape[:3], g.groups, -1).sum(4)
-    if method in ("pointwise", "patches") or _tap_by_tap(g):
+    if method in ("pointwise", "patches") or tap_by_tap(g):
         columns = dy.reshape(-1, outputs) @ kernel.reshape(-1, outputs).T
         columns = columns.reshape(*dy.shape[:3], len(g.taps), channels)
-        return total(_spread(columns[:, :, :, t], i, j, g) for t, (i, j) in enumerate(g.taps))
+        return total(spread(columns[:, :, :, t], i, j, g) for t, (i, j) in enumerate(g.taps))
     return lax.conv_general_dilated(
         dy,
         kernel[::-1, ::-1].swapaxes(2, 3),
         (1, 1),
-        _back_pads(g),
+        back_pads(g),
         lhs_dilation=(g.stride,) * 2,
         rhs_dilation=(g.dilation,) * 2,
         dimension_numbers=LAYOUT,
@@ -146,7 +117,7 @@ def kernel_gradient(x: Array, dy: Array, g: Geometry) -> Array:
         kernel = jax.ShapeDtypeStruct(shape, x.dtype)
         return jax.linear_transpose(lambda kernel: _matrix(kernel, g), kernel)(products)[0]
     if method == "depthwise":
-        return _depthwise_kernel_gradient(_repeat(x, outputs // g.groups), dy, g)
+        return depthwise.kernel_gradient(_repeat(x, outputs // g.groups), dy, g)[:, :, None]
     if method == "pointwise":
         return (dy.reshape(-1, outputs).T @ _patches(x, g)).T.reshape(shape)
     size = _chunk_size(x)
@@ -183,36 +154,6 @@ def _chunk_kernel_gradient(x: Array, dy: Array, g: Geometry) -> Array:
     return found.transpose(1, 2, 0, 3)
 
 
-# --- depthwise ---
-
-
-def _depthwise_input_gradient(dy: Array, kernel: Array, g: Geometry) -> Array:
-    """Per output channel; kernel f[k1, k2, O]."""
-    if _tap_by_tap(g):
-        return total(_spread(dy * kernel[i, j], i, j, g) for i, j in g.taps)
-    # A depthwise convolution of `dy`, between whose pixels lie zeros.
-    sides = [(low, high, g.stride - 1) for low, high in _back_pads(g)]
-    padded = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
-    flipped = kernel[::-1, ::-1]
-    return total(
-        padded[:, i * g.dilation :, j * g.dilation :][:, : g.image[0], : g.image[1]] * flipped[i, j]
-        for i, j in g.taps
-    )
-
-
-def _depthwise_kernel_gradient(x: Array, dy: Array, g: Geometry) -> Array:
-    """One tap after the other: as fast as all at once, and one tap to compile."""
-    padded = lax.pad(x, jnp.zeros((), x.dtype), _pads(g))
-    height, width = ((out - 1) * g.stride + 1 for out in g.output)
-
-    def tap(index: Array) -> Array:
-        start = (0, index // g.window[1] * g.dilation, index % g.window[1] * g.dilation, 0)
-        seen = lax.dynamic_slice(padded, start, (x.shape[0], height, width, x.shape[3]))
-        return jnp.sum(seen[:, :: g.stride, :: g.stride] * dy, (0, 1, 2))
-
-    return lax.map(tap, jnp.arange(len(g.taps))).reshape(*g.window, 1, x.shape[3])
-
-
 def _repeat(x: Array, times: int) -> Array:
     return x if times == 1 else jnp.repeat(x, times, axis=-1)
 
@@ -234,45 +175,11 @@ def _by_group(
     return joined.reshape(*joined.shape[:-2], -1)
 
 
-def _tap_by_tap(g: Geometry) -> bool:
-    """Whether each tap spreads its gradient, rather than a convolution over zeros between."""
-    return g.stride > 1 and len(g.taps) <= _SPREAD
-
-
-def _pads(g: Geometry) -> list[tuple[int, int, int]]:
-    """Configuration of `lax.pad` for an image."""
-    return [(0, 0, 0), *((p, p, 0) for p in g.padding), (0, 0, 0)]
-
-
-def _back_pads(g: Geometry) -> list[tuple[int, int]]:
-    """Padding of the result with which a convolution with the flipped kernel gives the image."""
-    pads = []
-    for size, window, pad, out in zip(g.image, g.window, g.padding, g.output, strict=True):
-        pads.append((g.dilation * (window - 1) - pad, size + pad - ((out - 1) * g.stride + 1)))
-    return pads
-
-
-def _windows(x: Array, g: Geometry) -> Iterator[tuple[tuple[int, int], Array]]:
-    """Per tap, what it sees: f[N, H', W', C]."""
-    padded = lax.pad(x, jnp.zeros((), x.dtype), _pads(g))
-    for i, j in g.taps:
-        yield (i, j), seen(padded, (i * g.dilation, j * g.dilation), g.stride, g.output)
-
-
 def _patches(x: Array, g: Geometry) -> Array:
     """All that a pixel of the result sees, as a row: f[N * H' * W', k1 * k2 * C]."""
-    parts = [part for _, part in _windows(x, g)]
+    parts = [part for _, part in windows(x, g)]
     columns = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
     return columns.reshape(-1, columns.shape[-1])
-
-
-def _spread(part: Array, i: int, j: int, g: Geometry) -> Array:
-    """The transpose of a tap's window: f[N, H', W', C] back to where it came from in x."""
-    pads = [(0, 0, 0)]
-    for tap, size, out, pad in zip((i, j), g.image, g.output, g.padding, strict=True):
-        low = tap * g.dilation - pad
-        pads.append((low, size - low - ((out - 1) * g.stride + 1), g.stride - 1))
-    return lax.pad(part, jnp.zeros((), part.dtype), [*pads, (0, 0, 0)])
 
 
 def _matrix(kernel: Array, g: Geometry) -> Array:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxnas.nn import _depthwise_cpu as depthwise
+from jaxnas.nn._geometry import Geometry
 from jaxnas.nn.conv import conv
 
 SETTINGS = hypothesis.settings(max_examples=8, deadline=None, derandomize=True)
@@ -126,6 +128,27 @@ def cases(draw):
 @SETTINGS
 def test_any_geometry(case):
     check(case)
+
+
+@pytest.mark.parametrize("block", [1, 50, 10_000])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2)])
+def test_kernel_gradient_block_by_block(monkeypatch, stride, dilation, block):
+    monkeypatch.setattr(depthwise, "_LITTLE", 0)
+    monkeypatch.setattr(depthwise, "_BLOCK", block)  # a row, some rows, a whole image
+    (image, window, channels), padding = ((12, 11), (3, 5), 3), (2, 3)
+    g = Geometry(image, window, stride, dilation, channels, padding)
+    k_x, k_dy = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(k_x, (2, *image, channels))
+    dy = jax.random.normal(k_dy, (2, *g.output, channels))
+    options = {"stride": stride, "dilation": dilation, "groups": channels, "padding": padding}
+
+    @jax.jit
+    def both(x, dy):
+        kernel = jnp.zeros((*window, 1, channels))
+        pull = jax.linear_transpose(lambda k: reference(x, k, **options), kernel)
+        return depthwise.kernel_gradient(x, dy, g), pull(dy)[0][:, :, 0]
+
+    assert_close(*both(x, dy), 1e-5)
 
 
 @pytest.mark.parametrize("name", ["dense", "strided", "depthwise", "grouped"])
