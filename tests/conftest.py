@@ -1,4 +1,6 @@
-"""Two CPU devices, so that every test of devices runs on any machine."""
+"""Two CPU devices, so that every test of devices runs on any machine, and a store of programs."""
+
+import os
 
 import jax
 import pytest
@@ -14,6 +16,15 @@ SPACES = {
         3, depths=(1, 2, 4), widths=(8, 16), per_layer=True, optimizers=()
     ),
 }
+
+
+def pytest_configure(config):
+    """Compiling is most of the suite's time: a second run takes programs from the first one's."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")  # JAX's files are not safe to share
+    folder = config.rootpath / ".pytest_cache" / "programs" / worker
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True)

@@ -88,7 +88,7 @@ def input_gradient(dy: Array, kernel: Array, g: Geometry) -> Array:
         x = dy.reshape(dy.shape[0], -1) @ _matrix(kernel, g).T
         return x.reshape(dy.shape[0], *g.image, channels)
     if method == "depthwise":
-        x = depthwise.input_gradient(dy, kernel[:, :, 0], g)
+        x = depthwise.input_gradient(dy, kernel[:, :, 0], g=g)
         return x if outputs == g.groups else x.reshape(*x.shape[:3], g.groups, -1).sum(4)
     if method in ("pointwise", "patches") or tap_by_tap(g):
         columns = dy.reshape(-1, outputs) @ kernel.reshape(-1, outputs).T

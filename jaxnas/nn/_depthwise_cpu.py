@@ -9,7 +9,8 @@ times as fast as one sum after the other over everything.
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnas.nn._geometry import Geometry, back_pads, image_pads, spread, tap_by_tap, windows
+from jaxnas.nn._fusion import apart
+from jaxnas.nn._geometry import Geometry, image_pads, windows
 from jaxnas.nn._windows import total
 
 _BLOCK = 2**11  # numbers of the result that one sum takes at a time
@@ -21,18 +22,30 @@ def forward(x: Array, kernel: Array, g: Geometry) -> Array:
     return total(part * kernel[i, j] for (i, j), part in windows(x, g))
 
 
-def input_gradient(dy: Array, kernel: Array, g: Geometry) -> Array:
-    """The gradient with respect to x, from that of the result."""
-    if tap_by_tap(g):
-        return total(spread(dy * kernel[i, j], i, j, g) for i, j in g.taps)
-    # A depthwise convolution of `dy`, between whose pixels lie zeros.
-    sides = [(low, high, g.stride - 1) for low, high in back_pads(g)]
-    padded = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
-    flipped = kernel[::-1, ::-1]
-    return total(
-        padded[:, i * g.dilation :, j * g.dilation :][:, : g.image[0], : g.image[1]] * flipped[i, j]
-        for i, j in g.taps
+@apart("g")
+def input_gradient(dy: Array, kernel: Array, *, g: Geometry) -> Array:
+    """The gradient with respect to x, from that of the result.
+
+    Every pixel of a stride is a sum over the taps that see it; then all are interleaved.
+    """
+    step, (num, height, width, channels) = g.stride, dy.shape
+    rows, columns = (
+        -(-(size + 2 * pad) // step) for size, pad in zip(g.image, g.padding, strict=True)
     )
+    top, left = ((k - 1) * g.dilation // step for k in g.window)
+    sides = [(0, 0, 0), (top, rows - height, 0), (left, columns - width, 0), (0, 0, 0)]
+    dy = lax.pad(dy, jnp.zeros((), dy.dtype), sides)
+    parts: dict[tuple[int, int], list[Array]] = {}
+    for i, j in g.taps:
+        (down, y), (right, x) = divmod(i * g.dilation, step), divmod(j * g.dilation, step)
+        seen = dy[:, top - down : top - down + rows, left - right : left - right + columns]
+        parts.setdefault((y, x), []).append(seen * kernel[i, j])
+    none = [jnp.zeros((num, rows, columns, channels), dy.dtype)]
+    pixels = [[total(parts.get((y, x), none)) for x in range(step)] for y in range(step)]
+    whole = jnp.stack([jnp.stack(line, 3) for line in pixels], 2)
+    whole = whole.reshape(num, rows * step, columns * step, channels)
+    (top, left), (height, width) = g.padding, g.image
+    return whole[:, top : top + height, left : left + width]
 
 
 def kernel_gradient(x: Array, dy: Array, g: Geometry) -> Array:

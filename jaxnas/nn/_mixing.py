@@ -23,6 +23,10 @@ Operation = tuple[str, Callable[[], nn.Module]]
 Variables = dict[str, dict[str, PyTree]]  # operation to collection to variables
 Seeds = dict[str, Array]  # PRNG stream to u32[2]
 
+# Numbers of an operand from which operations are sooner run again than kept, as measured on CPU,
+# where what all edges of a cell keep is filled with zeros first and does not fit the cache.
+_LARGE = 2**15
+
 
 class Gated(NamedTuple):
     """A routed choice that weighs: `scale` times the operation's output, plus `shift`."""
@@ -181,7 +185,8 @@ class Operations:
         if jnp.issubdtype(choice.dtype, jnp.integer):
             return self._route(call, before, choice, *operands)
         mix = partial(self._mix, call)
-        mix = jax.checkpoint(mix) if self._residuals == "recompute" else mix
+        large = self._residuals == "auto" and x.size >= _LARGE
+        mix = jax.checkpoint(mix) if large or self._residuals == "recompute" else mix
         return mix(choice, *operands)
 
     def _mix(self, call, choice, *operands):

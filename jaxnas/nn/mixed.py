@@ -15,9 +15,9 @@ connection of PC-DARTS (Xu et al., 2020, https://arxiv.org/abs/1907.05737, equat
 of the channels as in the authors' code, https://github.com/yuhuixu1993/PC-DARTS.
 
 `residuals` says what is kept for gradients. Routing keeps what `jaxnas.nn.routing.route` says.
-Mixing keeps whatever its operations' gradients read, unless it is "recompute": then all operations
+Mixing keeps whatever its operations' gradients read with "union"; with "recompute" all operations
 of a place run again on the way back, and in a `Cell` one edge's intermediate results are in memory
-at a time, in gradients of gradients too.
+at a time, in gradients of gradients too; "auto" runs them again where operands are large.
 
 Under `jax.vmap` over integer choices every operation is computed and one is selected. A `Cell` that
 is told so by `vmapped` selects one edge's results, where it would select among buffers of all.

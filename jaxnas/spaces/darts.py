@@ -72,9 +72,9 @@ def darts(
         `jaxnas.nn.auxiliary`; costs never count it.
       search: whether batch normalisation is that of the published search, without scale and bias,
         and one more behind pooling; see `jaxnas.nn.darts`.
-      residuals: what the supernet keeps for gradients; with "recompute", every edge computes its
-        operations again on the way back, which takes longer and far less memory. See
-        `jaxnas.nn.mixed`.
+      residuals: what the supernet keeps for gradients. "recompute": every edge computes its
+        operations again on the way back, which takes far less memory; "union": nothing is computed
+        again; "auto": whichever is faster on CPU. See `jaxnas.nn.mixed`.
 
     Returns:
       A `SearchSpace` with decisions `normal_2_inputs`, `normal_2_op_1`, `normal_2_op_2` and so on

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from jaxnas.nn import _mixing
 from jaxnas.nn.mixed import Cell, MixedOp, operation_variables
 from jaxnas.nn.operations import OPERATIONS
 from jaxnas.spaces.nasbench201 import nasbench201
@@ -127,9 +128,13 @@ def unrolled_fn(rest):
 
 
 class TestMixedOp:
-    def test_a_mixture_can_be_computed_again_instead_of_kept(self, images, op_variables):
+    @pytest.mark.parametrize("residuals", ["recompute", "auto"])
+    def test_a_mixture_is_computed_again_instead_of_kept(
+        self, monkeypatch, images, op_variables, residuals
+    ):
+        monkeypatch.setattr(_mixing, "_LARGE", images.size)
         params, rest = split(op_variables)
-        kept, again = (apply_fn(MixedOp(OPS, residuals=r), rest) for r in ("auto", "recompute"))
+        kept, again = (apply_fn(MixedOp(OPS, residuals=r), rest) for r in ("union", residuals))
         assert_close(
             trained(again, params, images, ALPHA[0]), trained(kept, params, images, ALPHA[0])
         )
