@@ -3,7 +3,8 @@
 What is summed is written out tap by tap, as images shifted and scaled. The kernel's gradient is
 products summed over whole images, and XLA makes vector code of such a sum only if it is small: so a
 loop adds up blocks of rows, each with sums of at most `_BLOCK` numbers for all taps, up to five
-times as fast as one sum after the other over everything.
+times as fast as one sum after the other over everything. The input's gradient is kept apart, or XLA
+fuses it with those of all operations that read the same input, without vector code.
 """
 
 import jax.numpy as jnp
